@@ -1,0 +1,46 @@
+"""The rows between two percentiles of the score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ekd.selector.segment import best_of_empty, check_scope, check_scores, quantile, segments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """The rows whose score lies between two percentiles of their sequence, both ends included.
+
+        w_t = [Q(lower) <= s_t <= Q(upper)],  Q linear between ranks
+
+    A sequence with no row in between (a short one) keeps the row nearest to the middle of the two,
+    the earliest in doubt. With `scope="batch"` the percentiles are those of all rows of the batch.
+
+    Source: the EKD project's README (selector "bucket").
+    """
+
+    lower: float
+    upper: float
+    scope: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lower < self.upper <= 100:
+            raise ValueError(
+                f"lower={self.lower}, upper={self.upper}: percentiles need 0 <= lower < upper <= 100, "
+                "for example selector.lower=70 selector.upper=80."
+            )
+        check_scope(self.scope)
+
+    def __call__(self, score: Tensor, sequence: Tensor) -> Tensor:
+        """(R,), (R,) -> weight (R,), 0 or 1."""
+        check_scores(score)
+        runs = segments(sequence, self.scope)
+        low = quantile(score, runs, self.lower)[runs.member]
+        high = quantile(score, runs, self.upper)[runs.member]
+        exact = score.double()
+        keep = (low <= exact) & (exact <= high)
+        nearness = -torch.abs(exact - (low + high) / 2)
+        return best_of_empty(keep, nearness, sequence).to(score.dtype)

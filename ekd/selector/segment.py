@@ -1,0 +1,76 @@
+"""Segments: which rows compete with which. Sorting, ranks and quantiles for every sequence at once, without a loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SCOPES = ("sequence", "batch")
+
+
+class Segments(NamedTuple):
+    """R rows in S segments (one for each sequence, or a single one for the whole batch)."""
+
+    member: Tensor  # (R,) the segment of each row, ascending from 0 without gaps
+    size: Tensor  # (S,) rows of each segment, at least 1
+    start: Tensor  # (S,) its first row
+
+
+def segments(sequence: Tensor, scope: str = "sequence") -> Segments:
+    """sequence (R,) ascending, gaps allowed -> its runs; `scope="batch"` makes one run of all rows."""
+    if scope == "batch":
+        sequence = torch.zeros_like(sequence)
+    _, member, size = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
+    return Segments(member, size, size.cumsum(0) - size)
+
+
+def check_scope(scope: str) -> None:
+    if scope not in SCOPES:
+        raise ValueError(f"scope={scope!r} is not known: choose sequence (rows compete within their own) or batch.")
+
+
+def check_scores(score: Tensor) -> None:
+    """A selector cannot rank what is not a number."""
+    if not bool(torch.isfinite(score).all()):
+        bad = int((~torch.isfinite(score)).sum())
+        raise ValueError(
+            f"{bad} of {score.numel()} scores are infinite or not a number, and rows are ranked by finite scores only: "
+            "look for infinite teacher logprobs or an overflow in the student, or choose another signal."
+        )
+
+
+def share(k_percent: float, size: Tensor) -> Tensor:
+    """ceil(k n / 100), at least 1: (S,) -> (S,). The 1e-9 forgives binary fractions (1.1 * 3000 is just above 3300)."""
+    return torch.ceil(k_percent * size.double() / 100 - 1e-9).clamp(min=1).long()
+
+
+def by_score(score: Tensor, runs: Segments, descending: bool = True) -> Tensor:
+    """(R,) row numbers, segment after segment, each sorted by score; ties stay in order of position."""
+    order = torch.argsort(score, descending=descending, stable=True)
+    return order[torch.argsort(runs.member[order], stable=True)]
+
+
+def rank(score: Tensor, runs: Segments, descending: bool = True) -> Tensor:
+    """(R,) place of each row in its segment, 0 = highest (or lowest); ties go to the earliest position."""
+    order = by_score(score, runs, descending)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(order.numel(), device=order.device) - runs.start[runs.member]
+    return place
+
+
+def quantile(score: Tensor, runs: Segments, percent: float) -> Tensor:
+    """(S,) float64: each segment's quantile, linear interpolation between the two nearest ranks (as numpy does)."""
+    ascending = score[by_score(score, runs, descending=False)].double()
+    place = percent * (runs.size - 1).double() / 100
+    low, high = place.floor().long(), place.ceil().long()
+    below, above = ascending[runs.start + low], ascending[runs.start + high]
+    return below + (above - below) * (place - low)
+
+
+def best_of_empty(keep: Tensor, score: Tensor, sequence: Tensor) -> Tensor:
+    """keep (R,) bool -> the same, with the highest row added to each sequence that has none."""
+    runs = segments(sequence)
+    kept = torch.zeros_like(runs.size).index_add_(0, runs.member, keep.long())
+    return keep | ((rank(score, runs) == 0) & (kept == 0)[runs.member])
