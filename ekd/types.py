@@ -1,0 +1,156 @@
+"""The nouns that travel through the house, and the five verbs. Nothing else.
+
+Letters in shapes: B sequences, T positions, R rows (one row = one response token), P prompt tokens, n response tokens of
+one sequence, K known teacher ids of a row (padded to the widest of the batch), V vocabulary, H hidden size. All
+logarithms are natural; entropy is in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class Problem(NamedTuple):
+    id: str
+    question: str
+    answer: str  # the final answer as its source writes it, e.g. "72"
+    solution: str = ""  # a worked solution that ends in \boxed{answer}; "" where the source has none
+
+
+class Request(NamedTuple):
+    """One piece of work for a teacher."""
+
+    key: str  # identity in the store: a hash of everything that decides the text
+    problem_id: str
+    sample: int  # 0, 1, ... when a problem is solved several times
+    seed: int  # this sample's own, so that order, batches and restarts never matter
+    prompt_ids: list[int]
+    response_ids: list[int] | None = None  # given: score these tokens; None: generate
+
+
+class Trace(NamedTuple):
+    """One solution and what the teacher thought at each of its tokens.
+
+    Row r belongs to response token r: it is the distribution that *predicted* that token. Rows are ragged and lie flat,
+    one after the other. **The first entry of a row is the token that came next**; the others follow by falling
+    probability. A hard row (valid = False) knows nothing but its token: one entry, logprob 0, no tail.
+    """
+
+    key: str
+    problem_id: str
+    sample: int
+    finish: str  # "stop" (response_ids ends with the end token) or "length"
+    prompt_ids: np.ndarray  # (P,) int32
+    response_ids: np.ndarray  # (n,) int32
+    counts: np.ndarray  # (n,) int32, entries of each row, at least 1
+    ids: np.ndarray  # (sum counts,) int32
+    logprobs: np.ndarray  # (sum counts,) float32, at temperature 1, before any sampling filter
+    log_tail: np.ndarray  # (n,) float32, ln of the mass that the row does not name; -inf when it names all
+    entropy: np.ndarray  # (n,) float32, nats, of the whole distribution
+    exact: bool  # entropy is exact; False: the midpoint of its bounds (a server that gives only k ids)
+    valid: np.ndarray  # (n,) bool, False = hard row
+    log_norm: np.ndarray  # (n, temperatures) float32, ln sum_j p_j^(1/T) for each temperature the store lists
+
+
+class Stats(NamedTuple):
+    """What the student thinks at each row (no gradient). Made by `head.stats`."""
+
+    entropy: Tensor  # (R,) nats, temperature 1, whole vocabulary
+    log_q: Tensor  # (R, K+1) the student's mass on the row's known ids and, last, on everything else
+    argmax: Tensor  # (R,) the student's most likely id
+
+
+class Rows(NamedTuple):
+    """The response rows of a batch, flat, in row-major order of its mask.
+
+    Column 0 of a teacher row is the token that came next, the last column is the tail: everything the row does not name.
+    """
+
+    sequence: Tensor  # (R,) which sequence of the batch; ascending
+    position: Tensor  # (R,) 0 ... length - 1 within its response
+    length: Tensor  # (R,) n, response tokens of its sequence
+    target: Tensor  # (R,) the token that came next
+    end: Tensor  # (R,) bool, the target is the end token that closes the answer
+    valid: Tensor  # (R,) bool, False = hard row: no teacher distribution
+    teacher_ids: Tensor  # (R, K) int64, -1 where a row has fewer
+    teacher_logprobs: Tensor  # (R, K+1) float32 at the training temperature, -inf where there is nothing
+    teacher_entropy: Tensor  # (R,) nats, temperature 1
+    vocab: int  # V, entries of the student's softmax
+    student: Stats | None = None  # filled only for a signal that asks
+
+
+class Batch(NamedTuple):
+    """Position t predicts `target_ids[t]`: shifted once, in `collate`."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T) 1 = real token
+    position_ids: Tensor  # (B, T)
+    target_ids: Tensor  # (B, T), 0 outside the mask
+    mask: Tensor  # (B, T) bool, True where target_ids is a response token; R = mask.sum()
+    rows: Rows
+
+
+class Verdict(NamedTuple):
+    """What a grader says: never an exception, whatever the response holds."""
+
+    status: str  # "correct", "wrong" or "unparseable"
+    extracted: str  # what was read as the final answer; "" when unparseable
+
+
+class Dataset(Protocol):
+    """Poses and grades. Deterministic; reads its files when asked, not when built."""
+
+    def problems(self, split: str) -> list[Problem]:
+        """split is train, val or test; no two share a problem. Raises ValueError for a split it does not have."""
+
+    def grade(self, problem: Problem, response: str) -> Verdict: ...
+
+
+class Teacher(Protocol):
+    """Traces. Streams; loads its model or opens its connection at the first request, not when built."""
+
+    mode: str  # "generate" or "score"
+    exact: bool  # whether its entropies are exact
+
+    def origin(self) -> dict:
+        """Everything about the teacher that decides its traces, as plain JSON values, without a secret."""
+
+    def trace(self, requests: Iterable[Request]) -> Iterator[Trace]: ...
+
+
+class Signal(Protocol):
+    """What is measured: higher = more to learn. No gradient."""
+
+    needs_student: bool  # True: rows.student must be filled (one more pass of the head, without gradient)
+
+    def __call__(self, rows: Rows) -> Tensor: ...  # (R,)
+
+
+class Selector(Protocol):
+    """How rows are chosen by their score. Knows nothing of models; one with memory is an nn.Module with buffers."""
+
+    def __call__(self, score: Tensor, sequence: Tensor) -> Tensor:
+        """score (R,), sequence (R,) ascending -> weight (R,), finite, never negative, one row a sequence at least."""
+
+
+class Loss(Protocol):
+    """What a chosen row costs: a plain formula, unreduced."""
+
+    def __call__(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """log_p teacher, log_q student, both (N, K+1) -> (N,). Column 0: the token that came next; last: the tail.
+
+        An empty category holds a large negative finite number in both, so that p ln p is 0 without a special case.
+        """
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """A signal or selector that is told, after each training step, what its rows cost."""
+
+    def learn(self, rows: Rows, weight: Tensor, price: Tensor) -> None:
+        """weight (R,), price (R,) detached; price is 0 where weight is 0."""
