@@ -1,0 +1,71 @@
+"""The manifest: what made a store and which shards are complete. Always whole, always written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+NAME = "manifest.json"
+
+
+def new(origin: dict[str, Any]) -> dict[str, Any]:
+    return {"format": "ekd-store", "version": VERSION, "origin": origin, "shards": []}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Raises ValueError, one sentence, for what is not a manifest, is damaged, or is newer than this program."""
+    path = folder / NAME
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not a trace store: it has no {NAME}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(damaged(path, str(error))) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != "ekd-store":
+        raise ValueError(f"{path} is not the manifest of a trace store: its format is not 'ekd-store'")
+    if manifest["version"] > VERSION:
+        raise ValueError(
+            f"{folder} was written by a newer ekd (store version {manifest['version']}, this ekd reads up to "
+            f"{VERSION}): update ekd, or export the store with the ekd that made it"
+        )
+    if manifest.pop("checksum", None) != checksum(manifest):
+        raise ValueError(damaged(path, "its checksum does not match"))
+    return manifest
+
+
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    whole = {**manifest, "checksum": checksum(manifest)}
+    replace(folder / NAME, json.dumps(whole, indent=1, ensure_ascii=False).encode())
+
+
+def checksum(manifest: dict[str, Any]) -> str:
+    plain = json.dumps(manifest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged ({why}): `python -m ekd.store repair {path.parent}` rebuilds it from the shards"
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file so that, whatever happens, the old or the new one is there, whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Make a rename survive a power loss: the folder itself has to reach the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
