@@ -57,6 +57,14 @@ class Trace(NamedTuple):
     log_norm: np.ndarray  # (n, temperatures) float32, ln sum_j p_j^(1/T) for each temperature the store lists
 
 
+class Failure(NamedTuple):
+    """A request that finally failed. The run goes on without it; the same command asks again."""
+
+    key: str
+    problem_id: str
+    reason: str
+
+
 class Stats(NamedTuple):
     """What the student thinks at each row (no gradient). Made by `head.stats`."""
 
@@ -120,7 +128,7 @@ class Teacher(Protocol):
     def origin(self) -> dict:
         """Everything about the teacher that decides its traces, as plain JSON values, without a secret."""
 
-    def trace(self, requests: Iterable[Request]) -> Iterator[Trace]: ...
+    def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]: ...
 
 
 class Signal(Protocol):
