@@ -1,0 +1,88 @@
+"""Word problems made on the spot, with worked solutions: needs no file, no hub and no account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle, product
+from random import Random
+
+from ekd.dataset.grading import grade
+from ekd.dataset.splits import check_split, percentile
+from ekd.dataset.word_problems import KINDS, LEVELS, Draft
+from ekd.types import Problem, Verdict
+
+_SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}  # percent of all sums that a split may pose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """Kinds and levels take turns, so that a split holds equally many of each until one is used up.
+
+    A sum (its kind and its numbers) belongs to one split by its hash, whatever the seed: two splits never share a problem,
+    not even in other words, and not even if they were made with different seeds. A larger split begins with the smaller.
+    """
+
+    seed: int
+    train: int
+    val: int
+    test: int
+    kinds: list[str] | None
+    levels: list[int]
+
+    def __post_init__(self) -> None:
+        for split in _SHARE:
+            if self._count(split) < 0:
+                raise ValueError(f"{split} is {self._count(split)}; it is a number of problems, 0 or more")
+        unknown = [kind for kind in self.kinds or [] if kind not in KINDS]
+        if unknown or self.kinds == []:
+            raise ValueError(
+                f"kinds is {self.kinds}; it must be null for all, or a list of some of: {', '.join(KINDS)}"
+            )
+        if not self.levels or not set(self.levels) <= set(LEVELS):
+            raise ValueError(
+                f"levels is {self.levels}; it must be a list of some of 1 (small numbers), 2 and 3 (large ones)"
+            )
+
+    def problems(self, split: str) -> list[Problem]:
+        """Raises ValueError if there are not as many different problems as asked for."""
+        check_split("arithmetic", split, _SHARE)
+        made: dict[str, Problem] = {}
+        repeats = 0
+        for kind, draft in self._draws(split):
+            if len(made) == self._count(split):
+                break
+            repeats = repeats + 1 if draft.question in made else 0
+            if repeats > 1000:
+                raise ValueError(self._used_up(split, len(made)))
+            made.setdefault(draft.question, _problem(f"{split}-{len(made)}-{kind}", draft))
+        return list(made.values())
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        return grade(problem.answer, response)
+
+    def _count(self, split: str) -> int:
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+    def _used_up(self, split: str, made: int) -> str:
+        return (
+            f"only {made} different {split} problems were found for levels {self.levels} and kinds {self.kinds or 'all'}, "
+            f"not {self._count(split)}: ask for fewer, or add kinds or levels"
+        )
+
+    def _draws(self, split: str) -> Iterator[tuple[str, Draft]]:
+        """Without end: the drafts that belong to this split, kinds and levels in turn."""
+        rng = Random(f"ekd arithmetic {self.seed} {split}")
+        for level, kind in cycle(product(sorted(set(self.levels)), self.kinds or KINDS)):
+            drafts = (KINDS[kind](rng, level) for _ in iter(int, 1))
+            yield kind, next(draft for draft in drafts if _belongs(kind, draft, split))
+
+
+def _belongs(kind: str, draft: Draft, split: str) -> bool:
+    low, high = _SHARE[split]
+    return low <= percentile(f"{kind} {sorted(draft.numbers)}") < high
+
+
+def _problem(name: str, draft: Draft) -> Problem:
+    solution = f"{draft.steps}\nThe answer is \\boxed{{{draft.answer}}}."
+    return Problem(f"arithmetic-{name}", draft.question, str(draft.answer), solution)
