@@ -85,6 +85,32 @@ def load_model(
     return model if quantize else model.to(device)
 
 
+def identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]:
+    """What decides the numbers that a model gives, cheaply: rows of its head, and the hub's commit or a digest.
+
+    The digest of a folder is over its config and, for each weights file, its name, size, first and last MiB.
+    """
+    if _is_tiny(name):
+        return {"vocab": _tiny_config().vocab_size, "revision": name}
+    with _clear_errors(name):
+        source = _source(name)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    folder = Path(source)
+    revision = _digest(folder) if folder.is_dir() else str(config._commit_hash)
+    return {"vocab": config.get_text_config().vocab_size, "revision": revision}
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}:{size}".encode() + stream.read(2**20))
+            stream.seek(max(0, size - 2**20))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
     """Every id after which an answer is over. Some models list several (Qwen: <|im_end|> and <|endoftext|>)."""
     listed = model.generation_config.eos_token_id if model.generation_config is not None else None
@@ -231,9 +257,9 @@ def _tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _tiny_model(name: str) -> PreTrainedModel:
+def _tiny_config() -> LlamaConfig:
     tokenizer = _tiny_tokenizer()
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=272,  # more rows than the tokenizer has tokens, as in the Qwen family
         hidden_size=32,
         intermediate_size=64,
@@ -247,6 +273,9 @@ def _tiny_model(name: str) -> PreTrainedModel:
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.3,  # large enough for peaked, varied distributions
     )
+
+
+def _tiny_model(name: str) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(name.partition(":")[2] or 0))
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(_tiny_config(), dtype=torch.float32)

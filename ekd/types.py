@@ -86,8 +86,9 @@ class Rows(NamedTuple):
     end: Tensor  # (R,) bool, the target is the end token that closes the answer
     valid: Tensor  # (R,) bool, False = hard row: no teacher distribution
     teacher_ids: Tensor  # (R, K) int64, -1 where a row has fewer
-    teacher_logprobs: Tensor  # (R, K+1) float32 at the training temperature, -inf where there is nothing
+    teacher_logprobs: Tensor  # (R, K+1) float32 at temperature 1, -inf where there is nothing
     teacher_entropy: Tensor  # (R,) nats, temperature 1
+    log_norm: Tensor  # (R,) ln sum_j p_j^(1/T) at the training temperature T; 0 at T = 1
     vocab: int  # V, entries of the student's softmax
     student: Stats | None = None  # filled only for a signal that asks
 
@@ -124,6 +125,7 @@ class Teacher(Protocol):
 
     mode: str  # "generate" or "score"
     exact: bool  # whether its entropies are exact
+    tokenizer: str | None  # the model whose token ids it speaks; None: it speaks text and adapts to the student's
 
     def origin(self) -> dict:
         """Everything about the teacher that decides its traces, as plain JSON values, without a secret."""

@@ -1,0 +1,162 @@
+"""Problems in, a store of traces out: asks the teacher for what is missing, and for nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerFast
+
+from ekd.model import home, load_tokenizer
+from ekd.prompt import Prompt
+from ekd.store.store import Store
+from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
+from ekd.types import Dataset, Failure, Problem, Request, Teacher, Trace
+
+SHARD_SECONDS = 20.0  # a kill loses at most so much work ...
+SHARD_TRACES = 512  # ... or so many traces
+
+
+class Collected(NamedTuple):
+    keys: list[str]  # of the traces asked for, in the order of the problems; failures left out
+    made: int  # of these, traced now
+    failures: list[Failure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """tokenizer: the model whose ids the traces speak, the student's. store: a folder, or null for one under `home()`
+    named by what makes the traces. samples: solutions of each problem. seed: of the teacher's sampling.
+    """
+
+    teacher: Teacher
+    dataset: Dataset
+    prompt: Prompt
+    tokenizer: str
+    store: str | None
+    samples: int
+    seed: int
+    trust_remote_code: bool
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples (solutions of each problem) is 1 or more, not {self.samples}")
+        if self.samples > 1 and self.teacher.mode == "score":
+            raise ValueError(f"samples={self.samples} needs teacher.mode=generate: a given solution is scored once")
+
+    def origin(self) -> dict:
+        """What made the traces; a store made by anything else is refused."""
+        teacher = self.teacher.origin()
+        return {
+            "vocab": teacher.get("vocab") or len(self.spoken),
+            "temperatures": teacher.get("temperatures", []),
+            "teacher": teacher,
+            "dataset": type(self.dataset).__name__,
+            "prompt": asdict(self.prompt),
+            "template": hashlib.sha256(str(self.spoken.chat_template).encode()).hexdigest(),
+            "tokenizer": tokenizer_fingerprint(self.spoken),
+        }
+
+    def open(self) -> Store:
+        origin = self.origin()
+        return Store.create(self._path(origin), {**origin, "ekd": version("ekd").split(".")[0]})
+
+    def collect(self, split: str, count: int | None) -> Collected:
+        """Traces the first `count` problems of a split (null: all). What is done is saved at once, also on Ctrl-C."""
+        requests = self.requests(split, count)
+        store = self.open()
+        present = store.keys()
+        missing = [r for r in requests if r.key not in present]
+        failures = self._trace(store, missing, split) if missing else []
+        present = store.keys()
+        return Collected([r.key for r in requests if r.key in present], len(missing) - len(failures), failures)
+
+    def present(self, split: str, count: int | None) -> list[str]:
+        """Keys of the traces that are there already, in the order of the problems. Asks no teacher."""
+        keys = self.open().keys()
+        return [r.key for r in self.requests(split, count) if r.key in keys]
+
+    def requests(self, split: str, count: int | None) -> list[Request]:
+        problems = self.dataset.problems(split)
+        if count is not None and not 0 < count <= len(problems):
+            raise ValueError(f"the dataset's {split} split has {len(problems)} problems; {count} were asked for")
+        examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
+        return [r for problem in problems[:count] for r in self._requests(problem, examples)]
+
+    def _requests(self, problem: Problem, examples: Sequence[Problem]) -> list[Request]:
+        prompt_ids = self.prompt.ids(self.spoken, problem, examples)
+        if self.teacher.mode != "score":
+            return [self._request(problem, prompt_ids, None, sample) for sample in range(self.samples)]
+        if not problem.solution:
+            raise ValueError(
+                f"teacher.mode=score reads given solutions, and problem {problem.id} has none; use teacher.mode=generate"
+            )
+        response = self.spoken.encode(problem.solution, add_special_tokens=False)
+        return [self._request(problem, prompt_ids, [*response, self.spoken.eos_token_id], 0)]
+
+    def _request(self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int) -> Request:
+        made = [prompt_ids, response, None if response else [self.seed, sample]]
+        digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()
+        return Request(digest[:32], problem.id, sample, int(digest[:12], 16), prompt_ids, response)
+
+    @cached_property
+    def spoken(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the traces; loaded at first use."""
+        return load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
+
+    def _path(self, origin: dict) -> Path:
+        if self.store is not None:
+            return Path(self.store).expanduser()
+        digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+        name = f"{origin['dataset']}-{origin['teacher'].get('model', 'teacher')}-{self.teacher.mode}".lower()
+        return home() / "traces" / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-{digest[:10]}"
+
+    def _check_teacher(self) -> None:
+        """Ids that mean one token to the teacher and another to the student would be silent nonsense."""
+        if self.teacher.tokenizer is None or self.teacher.tokenizer == self.tokenizer:
+            return
+        theirs = load_tokenizer(self.teacher.tokenizer, trust_remote_code=self.trust_remote_code)
+        check_tokenizer({"tokenizer": tokenizer_fingerprint(theirs)}, self.spoken)
+
+    def _trace(self, store: Store, missing: list[Request], split: str) -> list[Failure]:
+        self._check_teacher()
+        fresh: list[Trace] = []
+        failures: list[Failure] = []
+        saved, tokens, began = monotonic(), 0, monotonic()
+        try:
+            with _bar() as bar:
+                task = bar.add_task(f"tracing {split}", total=len(missing), note="")
+                for result in self.teacher.trace(missing):
+                    if isinstance(result, Failure):
+                        failures.append(result)
+                    else:
+                        fresh.append(result)
+                        tokens += len(result.response_ids)
+                    failed = f", {len(failures)} failed" if failures else ""
+                    bar.update(task, advance=1, note=f"{tokens / (monotonic() - began):,.0f} tokens/s{failed}")
+                    if len(fresh) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
+                        store.append(fresh)
+                        fresh, saved = [], monotonic()
+        finally:
+            store.append(fresh)
+        return failures
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )

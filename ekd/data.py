@@ -1,0 +1,264 @@
+"""Cached traces as batches. `collate` holds the only shift in the house."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ekd.collect import Collected, Collector
+from ekd.store.store import Store
+from ekd.store.tokenizer import check_tokenizer
+from ekd.types import Batch, Rows, Trace
+
+POOL = 512  # sequences that are sorted by length together: enough for little padding, few enough to stay shuffled
+
+
+class TraceData(L.LightningDataModule):
+    """Collects what is missing (on one rank), then serves it.
+
+    train_problems, val_problems: the first so many of the split, null for all. val_split: "val", or "test" where nothing
+    is chosen by the validation figures. max_tokens: budget of a batch, padding included. temperature: at which the
+    student learns. seed: of the order.
+    """
+
+    def __init__(
+        self,
+        *,
+        collector: Collector,
+        train_problems: int | None,
+        val_problems: int | None,
+        val_split: str,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        if max_tokens < 1:
+            raise ValueError(f"data.max_tokens (tokens of a batch, padding included) is 1 or more, not {max_tokens}")
+        if workers < 0:
+            raise ValueError(f"data.workers (loader processes) is 0 or more, not {workers}")
+        if val_split not in ("val", "test"):
+            raise ValueError(f"data.val_split is val or test, not {val_split!r}")
+        self.collector = collector
+        self.counts = {"train": train_problems, val_split: val_problems}
+        self.val_split, self.max_tokens, self.seed, self.workers = val_split, max_tokens, seed, workers
+        self.temperature = temperature
+        self.collected: dict[str, Collected] = {}  # filled where prepare_data ran
+        self.resume = (0, 0)  # epoch, batches of it that are done
+
+    def prepare_data(self) -> None:
+        norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
+        for split, count in self.counts.items():
+            if split not in self.collected:
+                self.collected[split] = self.collector.collect(split, count)
+
+    def setup(self, stage: str) -> None:
+        self.store = self.collector.open()
+        check_tokenizer(self.store.origin, self.collector.spoken)
+
+    def train_dataloader(self) -> DataLoader[Trace]:
+        traces = self._traces("train")
+        trainer = self.trainer
+        batches = Batches(
+            traces.lengths,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            epoch=(lambda: trainer.current_epoch) if trainer else (lambda: 0),
+            resume=self.resume,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
+        )
+        return self._loader(traces, batches, self.temperature)
+
+    def val_dataloader(self) -> DataLoader[Trace]:
+        """Every rank reads all of it: a mean over equal copies is the mean, and no rank waits for another."""
+        traces = self._traces(self.val_split)
+        return self._loader(traces, Batches(traces.lengths, max_tokens=self.max_tokens), temperature=1.0)
+
+    def _traces(self, split: str) -> Traces:
+        keys = self.collector.present(split, self.counts[split])
+        if not keys:
+            raise ValueError(f"there is no trace of the {split} split: the teacher failed on every problem")
+        return Traces(self.store, keys)
+
+    def _loader(self, traces: Traces, batches: Batches, temperature: float) -> DataLoader[Trace]:
+        column = norm_column(self.store.origin["temperatures"], temperature)
+        collate = Collate(self.store.origin["vocab"], column)
+        return DataLoader(
+            traces,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=collate,
+            persistent_workers=self.workers > 0,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return {"epoch": self.trainer.current_epoch, "done": done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.resume = (state_dict["epoch"], state_dict["done"])
+
+
+def norm_column(known: Sequence[float], temperature: float) -> int | None:
+    """Which column of `Trace.log_norm` belongs to a temperature; None at 1, where nothing is needed."""
+    if temperature == 1:
+        return None
+    if temperature not in known:
+        raise ValueError(
+            f"temperature {temperature}: a trace made at 1 with a few ids does not know the tail at another, and these "
+            f"know it at {[1.0, *known]}; trace with teacher.temperatures=[{temperature}] (teacher=hf), or set "
+            "student.temperature=1"
+        )
+    return list(known).index(temperature)
+
+
+class Traces(Dataset[Trace]):
+    """Found by key, never by order."""
+
+    def __init__(self, store: Store, keys: Sequence[str]) -> None:
+        self.store, self.keys = store, list(keys)
+        lengths = store.lengths()
+        self.lengths = [sum(lengths[key]) for key in self.keys]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Trace:
+        return self.store[self.keys[index]]
+
+
+class Batches(Sampler[list[int]]):
+    """Batches of like length within a budget of tokens, in a new order each epoch; the same for equal seeds.
+
+    Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one. A batch too
+    few for all ranks at the end of an epoch is left out. seed None: in the given order, every batch on every rank.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: int | None = None,
+        epoch: Callable[[], int] = lambda: 0,
+        resume: tuple[int, int] = (0, 0),
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if max(lengths) > max_tokens:
+            raise ValueError(
+                f"a trace has {max(lengths)} tokens and data.max_tokens is {max_tokens}: raise data.max_tokens, or make "
+                "shorter traces (prompt.shots, teacher.max_new_tokens)"
+            )
+        self.lengths, self.max_tokens, self.seed = lengths, max_tokens, seed
+        self.epoch, self.resume, self.rank, self.world = epoch, resume, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, done = self.resume
+        batches = self.plan()
+        return iter(batches[done:] if self.seed is not None and self.epoch() == epoch else batches)
+
+    def __len__(self) -> int:
+        return len(self.plan())
+
+    def plan(self) -> list[list[int]]:
+        """This rank's batches of the current epoch."""
+        if self.seed is None:
+            return pack(range(len(self.lengths)), self.lengths, self.max_tokens)
+        random = np.random.default_rng([self.seed, self.epoch()])
+        order = random.permutation(len(self.lengths)).tolist()
+        batches = []
+        for start in range(0, len(order), POOL):
+            pool = sorted(order[start : start + POOL], key=lambda i: self.lengths[i])
+            batches += pack(pool, self.lengths, self.max_tokens)
+        batches = [batches[i] for i in random.permutation(len(batches))]
+        return batches[: len(batches) // self.world * self.world][self.rank :: self.world]
+
+
+def pack(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut an order into batches whose rows, padded to their longest, fit the budget."""
+    batches: list[list[int]] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        if not batches or longest * (len(batches[-1]) + 1) > max_tokens:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(index)
+    return batches
+
+
+class Collate:
+    """Traces -> Batch. vocab: V. norm: the column of log_norm at the training temperature, None for temperature 1."""
+
+    def __init__(self, vocab: int, norm: int | None = None) -> None:
+        self.vocab, self.norm = vocab, norm
+
+    def __call__(self, traces: Sequence[Trace]) -> Batch:
+        # A causal model's output at position t is its guess for token t + 1. So inputs drop the last token, targets the
+        # first, and the last prompt position (P - 1) is the first to predict a response token. Nowhere else is a shift.
+        width = max(len(t.prompt_ids) + len(t.response_ids) for t in traces) - 1
+        ids = np.zeros((len(traces), width), np.int64)
+        target = np.zeros_like(ids)
+        real = np.zeros_like(ids)
+        mask = np.zeros(ids.shape, bool)
+        for i, trace in enumerate(traces):
+            text = np.concatenate([trace.prompt_ids, trace.response_ids])
+            ids[i, : len(text) - 1] = text[:-1]
+            real[i, : len(text) - 1] = 1
+            mask[i, len(trace.prompt_ids) - 1 : len(text) - 1] = True
+            target[i][mask[i]] = trace.response_ids
+        return Batch(
+            input_ids=torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(real),
+            position_ids=torch.arange(width).expand(len(traces), width).contiguous(),
+            target_ids=torch.from_numpy(target),
+            mask=torch.from_numpy(mask),
+            rows=self._rows(traces),
+        )
+
+    def _rows(self, traces: Sequence[Trace]) -> Rows:
+        sizes = [len(t.response_ids) for t in traces]
+        ids, logprobs = wide(
+            np.concatenate([t.counts for t in traces]),
+            np.concatenate([t.ids for t in traces]),
+            np.concatenate([t.logprobs for t in traces]),
+            np.concatenate([t.log_tail for t in traces]),
+        )
+        end = np.zeros(sum(sizes), bool)
+        for last, trace in zip(np.cumsum(sizes) - 1, traces, strict=True):
+            end[last] = trace.finish == "stop"
+        norm = [np.zeros(n) if self.norm is None else t.log_norm[:, self.norm] for n, t in zip(sizes, traces, strict=True)]
+        return Rows(
+            sequence=torch.from_numpy(np.repeat(np.arange(len(traces)), sizes)),
+            position=torch.from_numpy(np.concatenate([np.arange(n) for n in sizes])),
+            length=torch.from_numpy(np.repeat(np.array(sizes), sizes)),
+            target=torch.from_numpy(np.concatenate([t.response_ids for t in traces]).astype(np.int64)),
+            end=torch.from_numpy(end),
+            valid=torch.from_numpy(np.concatenate([t.valid for t in traces])),
+            teacher_ids=torch.from_numpy(ids),
+            teacher_logprobs=torch.from_numpy(logprobs),
+            teacher_entropy=torch.from_numpy(np.concatenate([t.entropy for t in traces]).astype(np.float32)),
+            log_norm=torch.from_numpy(np.concatenate(norm).astype(np.float32)),
+            vocab=self.vocab,
+        )
+
+
+def wide(counts: np.ndarray, ids: np.ndarray, logprobs: np.ndarray, log_tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows -> ids (R, K) padded by -1, logprobs (R, K+1) padded by -inf, the tail last."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    columns = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wide_ids = np.full((len(counts), counts.max()), -1, np.int64)
+    wide_ids[rows, columns] = ids
+    wide_logprobs = np.full((len(counts), counts.max() + 1), -np.inf, np.float32)
+    wide_logprobs[rows, columns] = logprobs
+    wide_logprobs[:, -1] = log_tail
+    return wide_ids, wide_logprobs

@@ -1,0 +1,191 @@
+"""The student: score its rows, select, pay. It knows signals, selectors and losses only by their protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel, get_scheduler
+
+from ekd.head import EMPTY, Head, distill, head_of, stats
+from ekd.model import load_model
+from ekd.types import Batch, Learns, Loss, Rows, Selector, Signal
+
+HARD_ROWS = ("end", "all", "none")
+
+
+class Student(L.LightningModule):
+    """model, layers, dtype, attention, trust_remote_code: see `ekd.model.load_model`. optimizer: parameters -> optimizer.
+
+    schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. temperature, alpha_ce,
+    tail, head_mb: see `ekd.head.distill`. hard_rows: which rows without a teacher distribution are priced by cross
+    entropy: end (the end token, so that the student learns to stop), all or none.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        layers: Sequence[int] | str,
+        dtype: str,
+        attention: str,
+        gradient_checkpointing: bool,
+        trust_remote_code: bool,
+        signal: Signal,
+        selector: Selector,
+        loss: Loss,
+        temperature: float,
+        alpha_ce: float,
+        tail: str,
+        hard_rows: str,
+        head_mb: float,
+        optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
+        schedule: str,
+        warmup: float,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"student.temperature is more than 0, not {temperature}")
+        if not 0 <= alpha_ce <= 1:
+            raise ValueError(f"student.alpha_ce (share of cross entropy in the loss) is 0 to 1, not {alpha_ce}")
+        if hard_rows not in HARD_ROWS:
+            raise ValueError(f"student.hard_rows is one of {', '.join(HARD_ROWS)}, not {hard_rows!r}")
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {warmup}")
+        self.spec = {"layers": layers, "dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+        self.name, self.gradient_checkpointing = model, gradient_checkpointing
+        self.signal, self.selector, self.loss = signal, selector, loss
+        self.pricing = {"temperature": temperature, "alpha_ce": alpha_ce, "tail": tail, "budget_mb": head_mb}
+        self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
+        self.model: PreTrainedModel | None = None
+        self.register_buffer("paid", torch.zeros((), dtype=torch.float64), persistent=False)  # weight since the last step
+        self.val_metrics = torch.nn.ModuleDict({name: MeanMetric() for name in ("kl", "agreement", "ce", "entropy")})
+
+    def configure_model(self) -> None:
+        if self.model is None:
+            self.model = load_model(self.name, **self.spec)  # type: ignore[arg-type]
+            self.model.train()
+            if self.gradient_checkpointing:
+                self.model.gradient_checkpointing_enable()
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(R, H): the decoder alone, so that no logits are built, and only the rows that predict a response token."""
+        assert self.model is not None
+        decoder = self.model.get_decoder()
+        out = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        return out.last_hidden_state[batch.mask]
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        began = monotonic()
+        assert self.model is not None
+        hidden, head, rows = self.hidden(batch), head_of(self.model), batch.rows
+        weight = self.weigh(hidden, head, rows)
+        keep = weight > 0
+        total, price = distill(
+            hidden[keep],
+            head,
+            rows.teacher_ids[keep],
+            at_temperature(rows, self.pricing["temperature"])[keep],
+            weight[keep],
+            self.loss,
+            hard=~rows.valid[keep],
+            **self.pricing,
+        )
+        self.paid += weight.sum()
+        for part in (self.signal, self.selector):
+            if isinstance(part, Learns):
+                part.learn(rows, weight, torch.zeros_like(weight).masked_scatter(keep, price))
+        self._log_step(total.detach(), weight, rows, began)
+        return total
+
+    @torch.no_grad()
+    def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> Tensor:
+        """(R,) weights, without gradient. Rows that have no teacher distribution take no part in the percentiles."""
+        weight = torch.zeros(len(rows.valid), device=hidden.device)
+        scored = rows if bool(rows.valid.all()) else take(rows, rows.valid)
+        if len(scored.valid):
+            if self.signal.needs_student:
+                inner = hidden if scored is rows else hidden[rows.valid]
+                scored = scored._replace(student=stats(inner, head, scored.teacher_ids, budget_mb=self.pricing["budget_mb"]))
+            weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
+        if self.hard_rows != "none":
+            weight[~rows.valid & (rows.end | (self.hard_rows == "all"))] = 1.0
+        return weight
+
+    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
+        """The one place of reduction: gradients of a sum become those of a mean over all weight that was paid for.
+
+        Lightning averages over accumulated micro-batches and ranks; that is undone and the true total divided by.
+        """
+        total = self.trainer.strategy.reduce(self.paid.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / total.clamp_min(1e-12)
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor.to(parameter.grad.dtype))
+        self.paid.zero_()
+
+    def _log_step(self, total: Tensor, weight: Tensor, rows: Rows, began: float) -> None:
+        chosen = ((weight > 0) & rows.valid).sum() / rows.valid.sum().clamp_min(1)
+        values = {
+            "train/loss": total / weight.sum().clamp_min(1e-12),
+            "train/selected": chosen,
+            "train/tokens_per_second": len(weight) / (monotonic() - began),  # of the forward pass and the head
+        }
+        self.log_dict(values, batch_size=1)
+        self.log("train/loss_bar", values["train/loss"], prog_bar=True, logger=False, batch_size=1)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Every response row, whatever the selector, at temperature 1: comparable across a sweep."""
+        assert self.model is not None
+        rows = batch.rows
+        seen = stats(self.hidden(batch), head_of(self.model), rows.teacher_ids, budget_mb=self.pricing["budget_mb"])
+        teacher_best = rows.teacher_ids.gather(1, rows.teacher_logprobs[:, :-1].argmax(1, keepdim=True))[:, 0]
+        values = {
+            "kl": kl(rows.teacher_logprobs, seen.log_q)[rows.valid],
+            "agreement": (seen.argmax == teacher_best)[rows.valid].float(),
+            "entropy": seen.entropy,
+            "ce": -seen.log_q[:, 0],
+        }
+        for name, value in values.items():
+            metric = self.val_metrics[name]
+            metric.update(value)
+            self.log(f"val/{name}", metric, on_epoch=True, prog_bar=name == "kl", batch_size=1)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> Any:
+        assert self.model is not None
+        if self.model.dtype != torch.float32:
+            rank_zero_warn(
+                f"student.dtype={self.spec['dtype']}: steps below 1/256 of a weight are rounded away; keep float32 weights "
+                "and set trainer.precision=bf16-mixed for speed"
+            )
+        optimizer = self.optimizer([p for p in self.model.parameters() if p.requires_grad])
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_scheduler(self.schedule, optimizer, round(self.warmup * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """(R, K+1), (R, K+1) -> (R,): sum p (ln p - ln q), nats."""
+    log_p = log_p.clamp_min(EMPTY)
+    return (log_p.exp() * (log_p - log_q.clamp_min(EMPTY))).sum(1)
+
+
+def take(rows: Rows, index: Tensor) -> Rows:
+    """The rows at a mask or at indices."""
+    return Rows(*(value[index] if isinstance(value, Tensor) else value for value in rows))
+
+
+def at_temperature(rows: Rows, temperature: float) -> Tensor:
+    """(R, K+1) ln p at a temperature: p_j^(1/T) / sum p^(1/T) for the known ids, the rest is the tail."""
+    if temperature == 1:
+        return rows.teacher_logprobs
+    known = rows.teacher_logprobs[:, :-1].double() / temperature - rows.log_norm[:, None].double()
+    tail = torch.log1p(-known.exp().sum(1).clamp_max(1.0))
+    return torch.cat([known, tail[:, None]], 1).float()

@@ -1,0 +1,185 @@
+"""A Hugging Face model as the teacher: it generates solutions, or scores given ones (several times cheaper)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ekd.generation import generate
+from ekd.model import end_ids, identity, load_model, load_tokenizer, pick_device
+from ekd.types import Request, Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class HF:
+    """Every teacher row: the next token, then ids until the cumulative mass reaches `mass`, at most `max_k`.
+
+    model, dtype, quantize, attention, trust_remote_code: see `ekd.model.load_model`. mode: "generate" or "score".
+    temperature, top_p, max_new_tokens: of generation (rows are always taken at temperature 1, before any filter).
+    temperatures: further ones at which each row's log-normaliser is recorded, so that training may use them.
+    """
+
+    model: str
+    mode: str
+    dtype: str
+    quantize: str | None
+    attention: str
+    device: str
+    trust_remote_code: bool
+    mass: float
+    max_k: int
+    temperatures: Sequence[float]
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    batch_size: int
+    exact: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("generate", "score"):
+            raise ValueError(f"teacher.mode is generate or score, not {self.mode!r}")
+        if not 0 < self.mass <= 1:
+            raise ValueError(f"teacher.mass is a share of the distribution, 0 < mass <= 1, not {self.mass}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"teacher.top_p is a share, 0 < top_p <= 1, not {self.top_p}")
+        if self.temperature < 0 or any(t <= 0 for t in self.temperatures):
+            raise ValueError(
+                "teacher.temperature is 0 (greedy) or more, and each of teacher.temperatures more than 0, "
+                f"not {self.temperature} and {list(self.temperatures)}"
+            )
+        for name in ("max_k", "max_new_tokens", "batch_size"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"teacher.{name} is 1 or more, not {vars(self)[name]}")
+
+    @property
+    def tokenizer(self) -> str:
+        return self.model
+
+    def origin(self) -> dict:
+        """What decides the traces. Not the batch size or the device; sampling only where there is some."""
+        left_out = {"batch_size", "device", "attention", "trust_remote_code"}
+        if self.mode == "score":
+            left_out |= {"temperature", "top_p", "max_new_tokens"}
+        kept = {k: v for k, v in asdict(self).items() if k not in left_out}
+        return {"type": "hf", **identity(self.model, self.trust_remote_code), **kept, "temperatures": [float(t) for t in self.temperatures]}
+
+    def trace(self, requests: Iterable[Request]) -> Iterator[Trace]:
+        """Longest first, so that a batch has little padding and a batch too large for the memory fails at once."""
+        ordered = sorted(requests, key=lambda r: -len(r.prompt_ids) - len(r.response_ids or ()))
+        if not ordered:
+            return
+        model, end = self._load()
+        for start in range(0, len(ordered), self.batch_size):
+            batch = ordered[start : start + self.batch_size]
+            yield from (self._score(model, end, batch) if self.mode == "score" else self._generate(model, end, batch))
+
+    def _load(self) -> tuple[PreTrainedModel, set[int]]:
+        model = load_model(
+            self.model,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            attention=self.attention,
+            device=pick_device(self.device),
+            trust_remote_code=self.trust_remote_code,
+        ).eval()
+        return model, end_ids(model, load_tokenizer(self.model, trust_remote_code=self.trust_remote_code))
+
+    def _generate(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
+        steps: list[Top] = []
+        texts = generate(
+            model,
+            [r.prompt_ids for r in batch],
+            end=end,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seeds=[r.seed for r in batch],
+            watch=lambda logits, chosen: steps.append(top(logits, chosen, self.mass, self.max_k, self.temperatures)),
+        )
+        for row, (request, text) in enumerate(zip(batch, texts, strict=True)):
+            rows = Top(*(torch.stack([column[row] for column in columns]) for columns in zip(*steps, strict=True)))
+            yield to_trace(request, text.ids, text.finish, Top(*(column[: len(text.ids)] for column in rows)))
+
+    @torch.inference_mode()
+    def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
+        texts = [r.prompt_ids + (r.response_ids or []) for r in batch]
+        ids = torch.zeros((len(batch), max(map(len, texts))), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text)
+            mask[row, : len(text)] = 1
+        hidden = model.get_decoder()(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
+        ).last_hidden_state
+        for row, request in enumerate(batch):
+            response = request.response_ids or []
+            start = len(request.prompt_ids) - 1  # the last prompt token predicts the first of the response
+            parts = []
+            for at in range(0, len(response), 128):  # 128 rows of logits at a time: 25 MB at a vocabulary of 49,152
+                chunk = torch.tensor(response[at : at + 128], device=hidden.device)
+                logits = logits_of(model, hidden[row, start + at : start + at + len(chunk)])
+                parts.append(top(logits, chunk, self.mass, self.max_k, self.temperatures))
+            rows = Top(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+            yield to_trace(request, response, "stop" if response[-1] in end else "length", rows)
+
+
+class Top(NamedTuple):
+    """Rows of one width: column 0 the next token, then the most likely others; `kept` marks the ragged part."""
+
+    ids: Tensor  # (N, max_k + 1)
+    logprobs: Tensor  # (N, max_k + 1)
+    kept: Tensor  # (N, max_k + 1) bool
+    log_tail: Tensor  # (N,)
+    entropy: Tensor  # (N,)
+    log_norm: Tensor  # (N, temperatures)
+
+
+def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """(N, H) -> (N, V): the head as the model applies it (Cohere scales, Gemma caps)."""
+    logits = model.get_output_embeddings()(hidden)
+    config = model.config.to_dict()
+    logits = logits * (config.get("logit_scale") or 1.0)
+    cap = config.get("final_logit_softcapping")
+    return logits if not cap else cap * torch.tanh(logits / cap)
+
+
+def top(logits: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequence[float]) -> Top:
+    """logits (N, V), target (N,) -> the rows a trace keeps. Entropy and tail are exact, over the whole vocabulary."""
+    logits = logits.float()
+    log_p = logits - logits.logsumexp(-1, keepdim=True)  # not log_softmax: biased by 2e-5 on CPU at V = 151,936
+    p = log_p.exp()
+    entropy = -(p * log_p.clamp_min(-1e30)).sum(-1)
+    log_norm = torch.stack([(log_p / t).logsumexp(-1) for t in temperatures], -1) if temperatures else p[:, :0]
+    best, ids = log_p.topk(min(max_k, log_p.shape[-1]), -1)
+    before = best.exp().cumsum(-1) - best.exp()
+    kept = (before < mass) & (ids != target[:, None])
+    ids = torch.cat([target[:, None], ids], 1)
+    kept = torch.cat([torch.ones_like(kept[:, :1]), kept], 1)
+    known = torch.where(kept, ids, target[:, None])
+    log_tail = log_p.scatter(1, known, float("-inf")).logsumexp(-1)
+    return Top(ids.cpu(), log_p.gather(1, ids).cpu(), kept.cpu(), log_tail.cpu(), entropy.cpu(), log_norm.cpu())
+
+
+def to_trace(request: Request, response: list[int], finish: str, rows: Top) -> Trace:
+    return Trace(
+        key=request.key,
+        problem_id=request.problem_id,
+        sample=request.sample,
+        finish=finish,
+        prompt_ids=np.array(request.prompt_ids, np.int32),
+        response_ids=np.array(response, np.int32),
+        counts=rows.kept.sum(1).numpy().astype(np.int32),
+        ids=rows.ids[rows.kept].numpy().astype(np.int32),
+        logprobs=rows.logprobs[rows.kept].numpy(),
+        log_tail=rows.log_tail.numpy(),
+        entropy=rows.entropy.numpy(),
+        exact=True,
+        valid=np.ones(len(response), bool),
+        log_norm=rows.log_norm.numpy(),
+    )
