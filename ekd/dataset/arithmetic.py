@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, product
 from random import Random
 
+from ekd.dataset import many_steps, one_step
 from ekd.dataset.grading import grade
 from ekd.dataset.splits import check_split, percentile
-from ekd.dataset.word_problems import KINDS, LEVELS, Draft
+from ekd.dataset.wording import LEVELS, Draft
 from ekd.types import Problem, Verdict
 
+_ONE = (
+    one_step.addition,
+    one_step.subtraction,
+    one_step.multiplication,
+    one_step.division,
+    one_step.percent,
+    one_step.distance,
+    one_step.duration,
+)
+_MANY = (
+    many_steps.two_step,
+    many_steps.comparison,
+    many_steps.half,
+    many_steps.change,
+    many_steps.discount,
+    many_steps.wages,
+    many_steps.average,
+    many_steps.packing,
+)
+KINDS: dict[str, Callable[[Random, int], Draft]] = {kind.__name__: kind for kind in (*_ONE, *_MANY)}
 _SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}  # percent of all sums that a split may pose
 
 
@@ -19,8 +40,8 @@ _SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}  # percent of al
 class Arithmetic:
     """Kinds and levels take turns, so that a split holds equally many of each until one is used up.
 
-    A sum (its kind and its numbers) belongs to one split by its hash, whatever the seed: two splits never share a problem,
-    not even in other words, and not even if they were made with different seeds. A larger split begins with the smaller.
+    A sum (its kind and its numbers) belongs to one split by its hash, whatever the seed: two splits never share a
+    problem, not even in other words or if they were made with different seeds. A larger split begins with the smaller.
     """
 
     seed: int
@@ -66,8 +87,8 @@ class Arithmetic:
 
     def _used_up(self, split: str, made: int) -> str:
         return (
-            f"only {made} different {split} problems were found for levels {self.levels} and kinds {self.kinds or 'all'}, "
-            f"not {self._count(split)}: ask for fewer, or add kinds or levels"
+            f"only {made} different {split} problems were found for levels {self.levels} and "
+            f"kinds {self.kinds or 'all'}, not {self._count(split)}: ask for fewer, or add kinds or levels"
         )
 
     def _draws(self, split: str) -> Iterator[tuple[str, Draft]]:

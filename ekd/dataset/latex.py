@@ -43,7 +43,7 @@ def closing_brace(text: str, start: int, limit: int = 2000) -> int | None:
 
 
 def clean(text: str) -> str:
-    """One spelling for what is written in many ways: spaces, fractions, text, dollar and degree signs, a last full stop."""
+    """One spelling for what is written in many ways: blanks, fractions, text, dollar and degree signs, a last stop."""
     for pattern, replacement in _SPELLING:
         text = pattern.sub(replacement, text)
     text = _TEXT.sub(r" \1 ", text)

@@ -1,0 +1,86 @@
+"""Any problems in JSON Lines files: {"question", "answer"} and, if there are, "id" and "solution"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ekd.dataset.grading import grade
+from ekd.dataset.lines import Record, read_problems, text
+from ekd.dataset.splits import SPLITS, carve, check_percent, check_split, question_key
+from ekd.types import Problem, Verdict
+
+Paths = str | list[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jsonl:
+    """A problem without an id is called file:line. An id, or a question in two splits, that occurs twice is refused.
+
+    With `train` files and no `val` files, `val_percent` of the training problems (by the hash of the question) are val.
+    """
+
+    train: Paths
+    val: Paths
+    test: Paths
+    val_percent: float
+
+    def __post_init__(self) -> None:
+        check_percent("val_percent", self.val_percent)
+        if not self._has():
+            raise ValueError(
+                "dataset jsonl was given no file: set dataset.train, dataset.val or dataset.test to a path or a list"
+            )
+
+    def problems(self, split: str) -> list[Problem]:
+        """Reads all splits, since only so can a problem that is in two of them be found."""
+        check_split("jsonl", split, self._has())
+        read = {name: self._read(name) for name in SPLITS}
+        _refuse_repeats(read)
+        if self._carves() and split in ("train", "val"):
+            return carve(read["train"], split, self.val_percent)
+        return read[split]
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        return grade(problem.answer, response)
+
+    def _carves(self) -> bool:
+        return bool(self.train) and not self.val and self.val_percent > 0
+
+    def _has(self) -> list[str]:
+        return [split for split in SPLITS if self._paths(split) or (split == "val" and self._carves())]
+
+    def _paths(self, split: str) -> list[Path]:
+        paths = {"train": self.train, "val": self.val, "test": self.test}[split] or []
+        return [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
+
+    def _read(self, split: str) -> list[Problem]:
+        return [problem for path in self._paths(split) for problem in read_file(path)]
+
+
+def read_file(path: Path) -> list[Problem]:
+    """Raises ValueError with file and line for a bad line."""
+
+    def to_problem(record: Record, line: int) -> Problem:
+        name = text(record, "id", optional=True) or f"{path.name}:{line}"
+        return Problem(name, text(record, "question"), text(record, "answer"), text(record, "solution", optional=True))
+
+    return read_problems(path, to_problem)
+
+
+def _refuse_repeats(read: dict[str, list[Problem]]) -> None:
+    ids: dict[str, str] = {}
+    questions: dict[str, tuple[str, str]] = {}
+    for split, problems in read.items():
+        for problem in problems:
+            if problem.id in ids:
+                raise ValueError(
+                    f"the id {problem.id!r} occurs twice ({ids[problem.id]} and {split}); give each its own"
+                )
+            ids[problem.id] = split
+            other, name = questions.setdefault(question_key(problem), (split, problem.id))
+            if other != split:
+                raise ValueError(
+                    f"{name} ({other}) and {problem.id} ({split}) are the same question; remove one, or the figures of "
+                    f"{split} mean nothing"
+                )
