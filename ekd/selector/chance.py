@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment
+from ekd.selector.ranks import rank_of_process
 
-
-def rank_of_process() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+BITS = 2**64 - 1
 
 
 def mix(*numbers: int) -> int:
     """splitmix64 over several integers: neighbouring seeds, steps and ranks give unrelated streams."""
     state = 0
     for number in numbers:
-        state = (state ^ (number & (2**64 - 1))) + GOLDEN & (2**64 - 1)
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state = ((state ^ (number & BITS)) + 0x9E3779B97F4A7C15) & BITS
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & BITS
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & BITS
         state ^= state >> 31
     return state
 

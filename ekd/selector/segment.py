@@ -31,6 +31,11 @@ def check_scope(scope: str) -> None:
         raise ValueError(f"scope={scope!r} is not known: choose sequence (rows compete within their own) or batch.")
 
 
+def check_percent(k_percent: float) -> None:
+    if not 0 < k_percent <= 100:
+        raise ValueError(f"k_percent={k_percent} must be above 0 and at most 100: 20 keeps a fifth of the rows.")
+
+
 def check_scores(score: Tensor) -> None:
     """A selector cannot rank what is not a number."""
     if not bool(torch.isfinite(score).all()):
@@ -67,6 +72,12 @@ def quantile(score: Tensor, runs: Segments, percent: float) -> Tensor:
     low, high = place.floor().long(), place.ceil().long()
     below, above = ascending[runs.start + low], ascending[runs.start + high]
     return below + (above - below) * (place - low)
+
+
+def by_segment(value: Tensor, runs: Segments, how: str) -> Tensor:
+    """value (R,) -> (S,): how is sum, amax or amin."""
+    blank = value.new_zeros(len(runs.size))
+    return blank.scatter_reduce(0, runs.member, value, how, include_self=False)
 
 
 def best_of_empty(keep: Tensor, score: Tensor, sequence: Tensor) -> Tensor:

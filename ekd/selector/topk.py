@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ekd.selector.segment import best_of_empty, check_scope, check_scores, rank, segments, share
-
-
-def check_percent(k_percent: float) -> None:
-    if not 0 < k_percent <= 100:
-        raise ValueError(f"k_percent={k_percent} must be above 0 and at most 100: 20 keeps a fifth of the rows.")
+from ekd.selector.segment import best_of_empty, check_percent, check_scope, check_scores, rank, segments, share
 
 
 @dataclass(frozen=True, kw_only=True)

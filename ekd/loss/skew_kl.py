@@ -1,0 +1,28 @@
+"""Forward KL to a mixture that holds a little of the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ekd.loss.mixture import check_mix, log_mix
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkewKL:
+    """The mixture keeps the gradient bounded where the student has no mass. alpha = 0 is forward KL.
+
+        KL(p, alpha p + (1 - alpha) q)
+
+    Source: Ko et al. 2024, "DistiLLM", arXiv 2402.03898.
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        check_mix("alpha", self.alpha, lowest_is_allowed=True)
+
+    def __call__(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """(N, K+1), (N, K+1) -> (N,) nats."""
+        return (log_p.exp() * (log_p - log_mix(log_p, log_q, self.alpha))).sum(-1)
