@@ -1,0 +1,106 @@
+"""From the texts that a server names its tokens by to the student tokenizer's ids. Never a guess.
+
+A server that gives no ids may also merge tokens, drop halves of characters, or speak another tokenizer. So a row is
+valid only where the teacher's token covers the same bytes of the response with the same id as the student tokenizer's
+own reading of the whole response. Everything else is a hard row: it knows its token and nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from ekd.teacher.rows import Row
+from ekd.teacher.vocabulary import Vocabulary
+from ekd.types import Failure, Trace
+
+
+class Entry(NamedTuple):
+    """One token as the server names it."""
+
+    spelling: bytes
+    logprob: float
+    top: list[tuple[bytes, float]]  # the most likely tokens, by falling probability; b"" = a token without a name
+
+
+def align(
+    entries: Sequence[Entry], text: str, tokens: int | None, vocabulary: Vocabulary
+) -> tuple[list[int], list[Row | None]]:
+    """The response's ids and a row for each.
+
+    tokens: how many the server says it made, without the end token; None where it does not say. When it made as many
+    as it named, and each has one id, these ids are kept: they are what the teacher saw. Otherwise the ids are the
+    student tokenizer's own, and only entries that show their own logprob in their own list are believed.
+    """
+    spelled = vocabulary.spell(text)
+    if b"".join(entry.spelling for entry in entries) != text.encode():
+        return spelled, [None] * len(spelled)
+    own = [vocabulary.id_of.get(entry.spelling) for entry in entries]
+    own_places = list(zip(_starts([entry.spelling for entry in entries]), own, strict=True))
+    spelled_places = list(zip(_starts([vocabulary.bytes_of[i] for i in spelled]), spelled, strict=True))
+    if tokens == len(entries) and None not in own and all(map(_possible, entries)):
+        certain = set(spelled_places)
+        rows = [_row(e, vocabulary) if p in certain else None for e, p in zip(entries, own_places, strict=True)]
+        return [i for i in own if i is not None], rows
+    believed = {place: e for e, place in zip(entries, own_places, strict=True) if (e.spelling, e.logprob) in e.top}
+    found = [believed.get(place) for place in spelled_places]
+    return spelled, [None if entry is None else _row(entry, vocabulary) for entry in found]
+
+
+def nameless_end(top: Sequence[tuple[bytes, float]], vocabulary: Vocabulary) -> Row | None:
+    """The end token's row, from the list at its place, where a server writes it as "" and says that it was chosen.
+
+    Other tokens may be "" too (other role marks, halves of characters). It is known where it is the only such one, or
+    the most likely of all; else None, a hard row.
+    """
+    nameless = [logprob for spelling, logprob in top if not spelling]
+    if not nameless or (len(nameless) > 1 and top[0][0]):
+        return None
+    return _row(Entry(b"", nameless[0], list(top)), vocabulary)
+
+
+def vet(answers: Iterable[Trace | Failure], limit: float, enough: int = 200) -> Iterator[Trace | Failure]:
+    """Passes answers on, but none before `enough` rows showed that the teacher's tokens are the student's.
+
+    limit: the largest share of hard rows (end tokens apart). Raises ValueError above it; then nothing was passed on.
+    """
+    held: list[Trace | Failure] = []
+    rows = hard = 0
+    stream = iter(answers)
+    for answer in stream:
+        held.append(answer)
+        if isinstance(answer, Trace):
+            body = answer.valid[:-1] if answer.finish == "stop" else answer.valid
+            rows, hard = rows + len(body), hard + int((~body).sum())
+        if rows >= enough:
+            break
+    if rows and hard > limit * rows:
+        raise ValueError(
+            f"{hard} of the first {rows} tokens of the teacher ({hard / rows:.0%}, limit {limit:.0%}) are not tokens of "
+            "the student's tokenizer: they are most likely of different model families. Choose a student of the "
+            "teacher's family, or, if these texts are full of emoji or rare scripts, raise teacher.max_hard"
+        )
+    yield from held
+    yield from stream
+
+
+def _starts(spellings: list[bytes]) -> list[int]:
+    return [0, *accumulate(map(len, spellings))][:-1]
+
+
+def _possible(entry: Entry) -> bool:
+    """Whether this logprob can be this token's: it is in its list, or the list ends above it."""
+    return any(spelling == entry.spelling for spelling, _ in entry.top) or (
+        not entry.top or entry.logprob <= entry.top[-1][1] + 1e-6
+    )
+
+
+def _row(entry: Entry, vocabulary: Vocabulary) -> Row:
+    """Alternatives without an id, and those that share one, stay in the tail."""
+    find = vocabulary.id_of.get
+    named = [(i, logprob) for spelling, logprob in entry.top if (i := find(spelling)) is not None]
+    ids = [i for i, _ in named]
+    if len(set(ids)) < len(ids):
+        named = [(i, logprob) for i, logprob in named if ids.count(i) == 1]
+    return Row(entry.logprob, [i for i, _ in named], [logprob for _, logprob in named])

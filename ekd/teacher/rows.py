@@ -1,0 +1,75 @@
+"""From what a server says of each token to a Trace. Shared by the teachers over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ekd.types import Request, Trace
+
+
+class Row(NamedTuple):
+    """One token as a server described it; logprobs at temperature 1, before any sampling filter."""
+
+    target: float  # ln p of the token itself
+    ids: Sequence[int]  # alternatives that have an id, by falling probability; the token itself may be among them
+    logprobs: Sequence[float]
+
+
+def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], finish: str, vocab: int) -> Trace:
+    """ids: the response, n tokens; rows: one for each, None = hard row; vocab: entries of the teacher's softmax.
+
+    Raises ValueError for a row that is no distribution.
+    """
+    flat_ids, flat_logprobs, counts = _flatten(ids, rows)
+    logprobs = np.array(flat_logprobs, dtype=np.float64)
+    valid = np.array([row is not None for row in rows])
+    named = np.array(counts, dtype=np.int32)
+    starts = np.concatenate(([0], np.cumsum(named)[:-1])).astype(np.intp)
+    p = np.exp(logprobs)
+    mass = np.add.reduceat(p, starts)
+    if not np.all(mass < 1.01):  # NaN fails too
+        raise ValueError(f"the server's logprobs of a token sum to a mass of {mass.max():.3f}: not a distribution")
+    tail = np.maximum(1.0 - mass, 0.0)
+    log_tail = np.log(tail, out=np.full_like(tail, -np.inf), where=tail > 0)
+    return Trace(
+        key=request.key,
+        problem_id=request.problem_id,
+        sample=request.sample,
+        finish=finish,
+        prompt_ids=np.array(request.prompt_ids, dtype=np.int32),
+        response_ids=np.array(ids, dtype=np.int32),
+        counts=named,
+        ids=np.array(flat_ids, dtype=np.int32),
+        logprobs=logprobs.astype(np.float32),
+        log_tail=log_tail.astype(np.float32),
+        entropy=_entropy(-np.add.reduceat(p * logprobs, starts), tail, log_tail, named, vocab).astype(np.float32),
+        exact=False,
+        valid=valid,
+        log_norm=np.empty((len(ids), 0), dtype=np.float32),
+    )
+
+
+def _entropy(known: np.ndarray, tail: np.ndarray, log_tail: np.ndarray, named: np.ndarray, vocab: int) -> np.ndarray:
+    """The midpoint of -sum p ln p - tail ln tail (the tail is one token) and that + tail ln(V-k) (it is flat)."""
+    unnamed = np.maximum(vocab - named, 1)
+    return known - tail * np.where(tail > 0, log_tail, 0.0) + tail * np.log(unnamed) / 2
+
+
+def _flatten(ids: Sequence[int], rows: Sequence[Row | None]) -> tuple[list[int], list[float], list[int]]:
+    flat_ids: list[int] = []
+    flat_logprobs: list[float] = []
+    counts = []
+    for token, row in zip(ids, rows, strict=True):
+        before = len(flat_ids)
+        flat_ids.append(token)
+        flat_logprobs.append(0.0 if row is None else row.target)
+        if row is not None:
+            for other, logprob in zip(row.ids, row.logprobs, strict=True):
+                if other != token:
+                    flat_ids.append(other)
+                    flat_logprobs.append(logprob)
+        counts.append(len(flat_ids) - before)
+    return flat_ids, flat_logprobs, counts

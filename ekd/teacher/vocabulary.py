@@ -1,0 +1,122 @@
+"""Texts and ids of one tokenizer, by bytes.
+
+A server names tokens by their text; a trace needs ids. A token's bytes are read from the vocabulary itself (decoding
+one id at a time would turn half a character into U+FFFD): GPT-2's map of bytes to printable characters for byte-level
+vocabularies, the <0xE2> tokens and the word mark for SentencePiece ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+WORD_MARK = "\u2581"  # SentencePiece writes a space so
+LOST = "\ufffd".encode()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    tokenizer: PreTrainedTokenizerFast
+
+    @property
+    def size(self) -> int:
+        return len(self.tokenizer)
+
+    @cached_property
+    def bytes_of(self) -> dict[int, bytes]:
+        """The bytes of every id that stands for text; special tokens (an end token, a role mark) stand for none."""
+        added = self.tokenizer.added_tokens_decoder
+        read = self._read_token
+        table = {i: read(token) for token, i in self.tokenizer.get_vocab().items() if i not in added}
+        return table | {i: token.content.encode() for i, token in added.items() if not token.special}
+
+    @cached_property
+    def id_of(self) -> dict[bytes, int]:
+        """The id that alone has these bytes. Absent: bytes that several ids share, and U+FFFD, which a server writes
+        for any half of any character."""
+        table: dict[bytes, int] = {}
+        shared = set()
+        for i, spelling in self.bytes_of.items():
+            if table.setdefault(spelling, i) != i:
+                shared.add(spelling)
+        return {spelling: i for spelling, i in table.items() if spelling and spelling not in shared and LOST not in spelling}
+
+    def spell(self, text: str) -> list[int]:
+        """The tokenizer's own ids of a response: their bytes are the text's, exactly.
+
+        Special tokens spelled out in the text are read as ordinary text, which is all a response can hold.
+        """
+        ids = self._plain.encode(self._guard + text, add_special_tokens=False).ids
+        if self._guard:
+            ids = _without_head(ids, [self.bytes_of.get(i, b"") for i in ids], self._guard.encode())
+        if b"".join(self.bytes_of.get(i, b"") for i in ids) != text.encode():
+            raise ValueError(
+                f"the tokenizer {self.tokenizer.name_or_path!r} cannot spell the response {text[:40]!r} ... byte by "
+                "byte (its normaliser or an unknown token changes it), so texts from a server cannot be given ids; "
+                "use teacher=hf, or a server that gives token ids"
+            )
+        return ids
+
+    def prompt(self, ids: list[int]) -> str:
+        """The raw text of a chat-templated prompt, special tokens written out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """A copy that neither normalises (a byte-level one needs none) nor sees special tokens in ordinary text."""
+        parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        if self._byte_level:
+            parts["normalizer"] = None
+        plain = Tokenizer.from_str(json.dumps(parts))
+        plain.encode_special_tokens = True
+        return plain
+
+    @cached_property
+    def _guard(self) -> str:
+        """SentencePiece may put a word mark before the first word of a text; behind a line break it does not."""
+        first = self._plain.encode("a", add_special_tokens=False).ids[0]
+        return "\n" if self.bytes_of.get(first, b"").startswith(b" ") else ""
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        kinds = set(re.findall(r'"type": "(\w+)"', json.dumps([parts["decoder"], parts["pre_tokenizer"]])))
+        if "ByteLevel" in kinds:
+            return True
+        if "ByteFallback" in kinds or "Metaspace" in kinds:
+            return False
+        raise ValueError(
+            f"the tokenizer {self.tokenizer.name_or_path!r} is neither byte-level nor SentencePiece, so the texts that "
+            "a server sends cannot be matched to its ids; use teacher=hf"
+        )
+
+    def _read_token(self, token: str) -> bytes:
+        if self._byte_level:
+            return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else b""
+        byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+        return bytes([int(byte[1], 16)]) if byte else token.replace(WORD_MARK, " ").encode()
+
+
+def _byte_of() -> dict[str, int]:
+    """GPT-2's map, backwards: printable bytes stand for themselves, the others for characters from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTE_OF = _byte_of()
+
+
+def _without_head(ids: list[int], spellings: list[bytes], head: bytes) -> list[int]:
+    """Drops the leading tokens that spell the guard (with the word mark that may stand before it)."""
+    seen = b""
+    for place, spelling in enumerate(spellings):
+        if seen.lstrip(b" ") == head:
+            return ids[place:]
+        seen += spelling
+    return [] if seen.lstrip(b" ") == head else ids

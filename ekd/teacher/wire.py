@@ -1,0 +1,281 @@
+"""Requests out, answers in: several endpoints, bounded concurrency, faults retried. Shared by the teachers over the wire.
+
+A plain generator outside, asyncio in a thread of its own inside, so that the network goes on while the caller works
+on an answer. At most `2 * concurrency` requests for each endpoint are taken from the caller ahead of their answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from ekd.types import Failure, Request
+
+Client = TypeVar("Client")
+Answer = TypeVar("Answer")
+T = TypeVar("T")
+LONGEST_PAUSE = 30.0  # seconds
+REPORT_EVERY = 30.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+class Fault(Exception):
+    """Something broke; the same request may well succeed when asked again."""
+
+
+class Unavailable(Fault):
+    """The endpoint answers nobody now (connection refused, 429, 503): no fault of this request."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after  # seconds, where the server said when to come again
+
+
+class Refused(Exception):
+    """Asking again would end the same way."""
+
+
+class Unfit(ValueError):
+    """The server cannot be this teacher, whatever is asked: the run stops, with the way out."""
+
+
+@dataclass
+class Endpoint(Generic[Client]):
+    """One server and how it is doing."""
+
+    url: str
+    client: Client
+    busy: int = 0
+    answers: int = 0
+    tokens: int = 0
+    faults: int = 0
+    strikes: int = 0  # times in a row that it was unavailable
+    down_since: float = 0.0
+    retry_at: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def strike(self, after: float | None, backoff: float) -> None:
+        now = time.monotonic()
+        if now < self.retry_at:
+            return  # several requests met the same closed door
+        if not self.strikes:
+            self.down_since = now
+        pause = min(backoff * 2**self.strikes, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+        self.strikes += 1
+        self.retry_at = now + max(pause, after or 0.0)
+
+    def line(self) -> str:
+        seconds = time.monotonic() - self.started
+        state = "not answering" if self.strikes else f"{self.busy} running"
+        rate = self.tokens / max(seconds, 1e-9)
+        return f"{self.url}: {self.answers} answers, {rate:,.0f} tokens/s, {self.faults} faults, {state}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """endpoints: base URLs. concurrency: requests at once for each. attempts: tries for one request, faults counted.
+
+    backoff: seconds, the first pause; it doubles, with jitter, up to 30. patience: seconds that all endpoints may be
+    unavailable before the run is given up.
+    """
+
+    endpoints: Sequence[str]
+    concurrency: int
+    attempts: int
+    backoff: float
+    patience: float
+
+    def __post_init__(self) -> None:
+        if not self.endpoints or len(set(self.endpoints)) < len(self.endpoints):
+            raise ValueError(f"teacher.endpoints is a list of different URLs, at least one, not {list(self.endpoints)}")
+        for url in self.endpoints:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"an endpoint begins with http:// or https://, not {url!r}")
+        if self.concurrency < 1 or self.attempts < 1:
+            raise ValueError(
+                f"teacher.concurrency and teacher.attempts are 1 or more, not {self.concurrency} and {self.attempts}"
+            )
+        if self.backoff < 0 or self.patience < 0:
+            raise ValueError(
+                f"teacher.backoff and teacher.patience are 0 seconds or more, not {self.backoff} and {self.patience}"
+            )
+
+    def run(
+        self,
+        requests: Iterable[Request],
+        connect: Callable[[str], Any],
+        ask: Callable[[Client, Request], Awaitable[tuple[Answer, int]]],
+    ) -> Iterator[tuple[Request, Answer | Failure]]:
+        """connect(url) gives a client (an async context manager); ask(client, request) an answer and its tokens.
+
+        Answers come in the order in which they are ready. Raises ValueError when every endpoint stays unavailable.
+        """
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="ekd-wire", daemon=True)
+        thread.start()
+        ready: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        stack, pool = _submit(self._open(connect), loop).result()
+        try:
+            source = iter(requests)
+            pending = 0
+            while True:
+                while pending < 2 * self.concurrency * len(self.endpoints):
+                    request = next(source, None)
+                    if request is None:
+                        break
+                    _submit(self._finish(pool, request, ask), loop).add_done_callback(ready.put)
+                    pending += 1
+                if not pending:
+                    return
+                done = ready.get()
+                pending -= 1
+                yield done.result()
+        finally:
+            pool.report()
+            _submit(_close(stack), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    async def _open(self, connect: Callable[[str], Any]) -> tuple[AsyncExitStack, Pool]:
+        stack = AsyncExitStack()
+        endpoints = [Endpoint(url, await stack.enter_async_context(connect(url))) for url in self.endpoints]
+        return stack, Pool(endpoints, self)
+
+    async def _finish(
+        self, pool: Pool, request: Request, ask: Callable[[Client, Request], Awaitable[tuple[Answer, int]]]
+    ) -> tuple[Request, Answer | Failure]:
+        tries = AsyncRetrying(
+            retry=retry_if_exception_type(Fault),
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_random_exponential(multiplier=self.backoff, max=LONGEST_PAUSE),
+            reraise=True,
+        )
+        try:
+            return request, await tries(pool.ask, ask, request)
+        except Fault as fault:
+            reason = f"{fault} ({self.attempts} attempts)"
+        except Refused as refused:
+            reason = str(refused)
+        return request, Failure(request.key, request.problem_id, reason)
+
+
+class Pool:
+    """The endpoints of one run. Work goes to whoever is free; one that is unavailable is left out for a while."""
+
+    def __init__(self, endpoints: list[Endpoint], wire: Wire) -> None:
+        self.endpoints = endpoints
+        self.wire = wire
+        self.changed = asyncio.Condition()
+        self.reported = time.monotonic()
+
+    async def ask(self, ask: Callable, request: Request) -> Any:
+        while True:
+            async with self._borrow() as endpoint:
+                try:
+                    answer, tokens = await ask(endpoint.client, request)
+                except Unavailable as fault:
+                    endpoint.strike(fault.after, self.wire.backoff)
+                    log.debug("%s: %s", endpoint.url, fault)
+                    continue
+                except Fault as fault:
+                    endpoint.faults += 1
+                    log.debug("%s: %s", endpoint.url, fault)
+                    raise
+                endpoint.strikes = 0
+                endpoint.answers += 1
+                endpoint.tokens += tokens
+                self._report_sometimes()
+                return answer
+
+    def report(self) -> None:
+        for endpoint in self.endpoints:
+            log.info("%s", endpoint.line())
+
+    def _report_sometimes(self) -> None:
+        if time.monotonic() - self.reported > REPORT_EVERY:
+            self.reported = time.monotonic()
+            self.report()
+
+    @asynccontextmanager
+    async def _borrow(self) -> AsyncIterator[Endpoint]:
+        async with self.changed:
+            while (endpoint := self._free()) is None:
+                await self._wait()
+            endpoint.busy += 1
+        try:
+            yield endpoint
+        finally:
+            async with self.changed:
+                endpoint.busy -= 1
+                self.changed.notify()
+
+    def _free(self) -> Endpoint | None:
+        now = time.monotonic()
+        free = [e for e in self.endpoints if e.busy < self.wire.concurrency and e.retry_at <= now]
+        return min(free, key=lambda e: e.busy, default=None)
+
+    async def _wait(self) -> None:
+        """Until somebody comes back, or an endpoint that was left out may be tried again."""
+        now = time.monotonic()
+        if all(e.strikes and now - e.down_since > self.wire.patience for e in self.endpoints):
+            raise ValueError(
+                f"no teacher has answered for {self.wire.patience:.0f} s ({', '.join(e.url for e in self.endpoints)}); "
+                "what is traced is kept: start the server again, then the same command goes on"
+            )
+        pauses = [e.retry_at - now for e in self.endpoints if e.retry_at > now]
+        try:
+            await asyncio.wait_for(self.changed.wait(), min(pauses, default=None))
+        except asyncio.TimeoutError:
+            pass
+
+
+@asynccontextmanager
+async def clear_faults(url: str, timeout: float) -> AsyncIterator[None]:
+    """Turns what httpx raises into a Fault or Unavailable that says it in one sentence."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError) as error:
+        raise Unavailable(f"nothing answers at {url}") from error
+    except httpx.TimeoutException as error:
+        raise Fault(f"{url} was silent for {timeout:.0f} s (teacher.timeout)") from error
+    except httpx.TransportError as error:
+        raise Fault(f"the connection to {url} broke: {error or type(error).__name__}") from error
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds, from a Retry-After header; its date form is read as "unknown"."""
+    value = response.headers.get("retry-after", "")
+    return min(float(value), 10 * LONGEST_PAUSE) if value.replace(".", "", 1).isdigit() else None
+
+
+def run_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end, also where a loop is already running (a notebook)."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+def _submit(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:
+    return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+
+async def _close(stack: AsyncExitStack) -> None:
+    """Cancels what is under way (a server stops generating when its client leaves), then closes the clients."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await stack.aclose()
