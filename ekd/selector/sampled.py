@@ -51,7 +51,7 @@ class Sampled(nn.Module):
 
     def chance(self, score: Tensor, runs: Segments) -> Tensor:
         """(R,) float64, P_t: sums to 1 over each segment."""
-        log = self.alpha * score.double().clamp(min=self.eps).log()
+        log = self.alpha * score.detach().double().clamp(min=self.eps).log()
         mass = (log - by_segment(log, runs, "amax")[runs.member]).exp()
         return mass / by_segment(mass, runs, "sum")[runs.member]
 
