@@ -1,226 +1,189 @@
-"""One trace <-> bytes: flat columns, fixed-point logarithms, byte planes, zstd. Pure functions.
+"""One trace's rows <-> bytes. Pure functions; docs/store.md tells the layout and why it is so.
 
-A row of c entries keeps c - 1 ids (entry 0 is the response token, stored once), c logarithms, the tail and the entropy.
-What is stored where, and what it costs, is told in docs/store.md.
+A row is put in falling order with the target at its rank. Its most probable entry costs nothing: the others are kept by
+how far they lie below it, the tail by itself, and everything sums to 1. Distances are rounded where it harms least:
+KL(p, p') of a rounded row is about sum p e^2 / 2, so equal harm for all means a step that grows as 1 / sqrt(p).
 """
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from ekd.store.invariants import check
+from ekd.store.squeeze import Reader, Writer
 from ekd.types import Trace
 
-STEP = 1024  # steps a nat of an alternative's logprob: off by 1/2048 nat = 4.9e-4 at most
-FINE = 4096  # steps a nat of the target's logprob and of log_norm, in as many bytes as they need
-TAIL = 2048  # steps a nat of -log_tail in 16 bit; NO_TAIL = the row names everything
-NO_TAIL = 65535
-NEVER = (1 << 24) - 1  # a target that the teacher gives no mass (-inf), in steps of FINE
-SLACK = 1e-2  # how far named mass + tail may be from 1 before a row is refused
-ZSTD = pa.Codec("zstd", compression_level=9)
+STEP = 1024  # steps a nat at the top of a row: at most 1/2048 nat = 4.9e-4 off
+NORM = 4096  # steps a nat of log_norm
+NEVER = (1 << 23) - 1  # the code of a probability of 0; finite ones end just below
+LEVELS = 1022  # of the entropy between its bounds; even, so that the midpoint is exact
 
 
 class Layout(NamedTuple):
-    """What a store's rows look like: decided by its origin, the same for every shard."""
+    """What the rows of a store look like: decided by its origin, the same for every shard."""
 
-    vocab: int  # entries of the teacher's softmax; ids are checked against it
+    vocab: int  # entries of the teacher's softmax; every id is checked against it
     draws: int = 0  # N: rows are counts of N draws (RS-KD); 0: rows are logprobs and a tail
     temperatures: int = 0  # columns of log_norm
+    coarse: int = 16  # the largest step of a logprob in 1/1024 nat, reached far below the top; 1: the same everywhere
 
     @property
     def width(self) -> int:
-        """Bytes an id: 3 hold every id below 262,144 and more; never a cut id."""
+        """Bytes of an id: 3, or 4 for a vocabulary that does not fit. Never a cut id."""
         return 3 if self.vocab <= 1 << 24 else 4
 
 
 def encode(trace: Trace, layout: Layout) -> bytes:
-    """The arrays of one trace as bytes. Raises ValueError for what the layout cannot hold; nothing is ever cut."""
-    check(trace, layout)
-    first = np.concatenate([[0], np.cumsum(trace.counts)[:-1]]).astype(np.int64)
-    rest = np.ones(len(trace.ids), bool)
-    rest[first] = False
-    streams = [
-        *planes(trace.prompt_ids, layout.width),
-        *planes(trace.response_ids, layout.width),
-        *planes(trace.counts - 1, 3),
-        *planes(trace.ids[rest], layout.width),
-        np.packbits(trace.valid),
-        *planes(trace.entropy.astype(np.float16).view(np.uint16), 2),
-        *planes(zigzag(np.rint(trace.log_norm.ravel() * FINE).astype(np.int64)), 4),
-    ]
+    """Response ids, rows, entropy, validity and log_norm as bytes.
+
+    Raises ValueError, naming the trace, for what is not a sound trace or does not fit; nothing is ever cut.
+    """
+    check(trace, layout.vocab, layout.temperatures)
+    out = Writer()
+    first = np.cumsum(trace.counts, dtype=np.int64) - trace.counts
+    rank = ranks(trace.logprobs, trace.counts, first)
+    place = places(trace.counts, first, rank)
+    ids, logprobs = np.empty(len(trace.ids), np.int64), np.empty(len(trace.ids))
+    ids[place], logprobs[place] = trace.ids, trace.logprobs
+    out.integers(trace.counts - 1, 3)
+    out.integers(rank, 3)
+    out.ids(ids, layout.width)
+    out.plane(np.packbits(~trace.valid))
     if layout.draws:
-        times = np.rint(np.exp(trace.logprobs.astype(np.float64)) * layout.draws).astype(np.int64)
-        streams += [*planes(times[first], 2), *planes(times[rest], 2)]
+        out.integers(np.rint(np.exp(logprobs) * layout.draws).astype(np.int64), 2)
+        out.integers(trace.entropy.astype(np.float16).view(np.uint16).astype(np.int64), 2)
     else:
-        target = steps(trace.logprobs[first], FINE, NEVER)
-        streams += planes(target, 3)
-        streams += planes(falls(steps(trace.logprobs[rest], STEP, NO_TAIL), trace.counts - 1), 2)
-        streams += planes(steps(trace.log_tail, TAIL, NO_TAIL), 2)
-    return pack(streams)
+        codes, tail = row_codes(logprobs, trace.log_tail, trace.counts, first, layout)
+        later = np.delete(np.arange(len(ids)), first)
+        out.integers(codes[later] - codes[later - 1], 3)
+        out.integers(tail, 3)
+        put_entropy(out, trace.entropy, codes, tail, trace.counts, first, layout)
+    fixed = np.rint(trace.log_norm.astype(np.float64).ravel() * NORM).astype(np.int64)
+    out.integers((fixed << 1) ^ (fixed >> 63), 4)  # zigzag: small numbers of either sign have empty upper bytes
+    return out.bytes()
 
 
-def decode(
-    payload: bytes | pa.Buffer, prompt: int, response: int, entries: int, layout: Layout
-) -> dict[str, np.ndarray]:
-    """The arrays of `encode`, as fields of a Trace; the three lengths come from the shard's columns."""
-    stream = iter(unpack(payload))
-    prompt_ids = join(stream, prompt, layout.width).astype(np.int32)
-    response_ids = join(stream, response, layout.width).astype(np.int32)
-    counts = join(stream, response, 3).astype(np.int32) + 1
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-    rest = np.ones(entries, bool)
-    rest[first] = False
-    ids = np.empty(entries, np.int32)
-    ids[first], ids[rest] = response_ids, join(stream, entries - response, layout.width)
-    valid = np.unpackbits(np.frombuffer(next(stream), np.uint8), count=response).astype(bool)
-    entropy = join(stream, response, 2).astype(np.uint16).view(np.float16).astype(np.float32)
-    norm = join(stream, response * layout.temperatures, 4)
-    log_norm = (unzigzag(norm) / FINE).reshape(response, layout.temperatures).astype(np.float32)
-    logprobs = np.empty(entries)
+def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) -> dict[str, np.ndarray]:
+    """What `encode` kept, as fields of a Trace, each with the dtype that ekd.types gives."""
+    take = Reader(payload)
+    counts = take.integers(rows, 3) + 1
+    first = np.cumsum(counts) - counts
+    place = places(counts, first, take.integers(rows, 3))
+    ids = take.ids(entries, layout.width)[place].astype(np.int32)
+    hard = np.unpackbits(take.plane((rows + 7) // 8), count=rows).astype(bool)
     if layout.draws:
         with np.errstate(divide="ignore"):
-            logprobs[first] = np.log(join(stream, response, 2) / layout.draws)
-            logprobs[rest] = np.log(join(stream, entries - response, 2) / layout.draws)
-        log_tail = np.full(response, -np.inf)
+            logprobs = np.log(take.integers(entries, 2) / layout.draws)
+        log_tail = np.full(rows, -np.inf)
+        entropy = take.integers(rows, 2).astype(np.uint16).view(np.float16)
     else:
-        logprobs[first] = logs(join(stream, response, 3), FINE, NEVER)
-        logprobs[rest] = -rises(join(stream, entries - response, 2), counts - 1) / STEP
-        log_tail = logs(join(stream, response, 2), TAIL, NO_TAIL)
-        mass = np.add.reduceat(np.exp(logprobs), first) if response else np.ones(0)
-        with np.errstate(divide="ignore"):  # a tail of 1 leaves nothing to name
-            logprobs += np.repeat(np.log1p(-np.exp(log_tail)) - np.log(mass), counts)
+        codes = np.zeros(entries, np.int64)
+        codes[np.delete(np.arange(entries), first)] = take.integers(entries - rows, 3)
+        codes = np.cumsum(codes)
+        codes -= np.repeat(codes[first], counts)
+        tail = take.integers(rows, 3)
+        logprobs, log_tail = row_logs(codes, tail, counts, first, layout)
+        entropy = take_entropy(take, logprobs, log_tail, counts, first, layout)
+    fixed = take.integers(rows * layout.temperatures, 4)
+    log_norm = ((fixed >> 1) ^ -(fixed & 1)) / NORM
     return {
-        "prompt_ids": prompt_ids,
-        "response_ids": response_ids,
-        "counts": counts,
+        "response_ids": ids[first],
+        "counts": counts.astype(np.int32),
         "ids": ids,
-        "logprobs": logprobs.astype(np.float32),
+        "logprobs": logprobs[place].astype(np.float32),
         "log_tail": log_tail.astype(np.float32),
-        "entropy": entropy,
-        "valid": valid,
-        "log_norm": log_norm,
+        "entropy": entropy.astype(np.float32),
+        "valid": ~hard,
+        "log_norm": log_norm.reshape(rows, layout.temperatures).astype(np.float32),
     }
 
 
-def check(trace: Trace, layout: Layout) -> None:
-    """Every invariant of a Trace that storing it relies on. Raises ValueError naming the trace."""
-
-    def refuse(why: str) -> None:
-        raise ValueError(f"trace {trace.key} (problem {trace.problem_id}) cannot be stored: {why}")
-
-    n, total = len(trace.response_ids), int(trace.counts.sum())
-    if (
-        not len(trace.counts)
-        == len(trace.log_tail)
-        == len(trace.entropy)
-        == len(trace.valid)
-        == len(trace.log_norm)
-        == n
-    ):
-        refuse(f"it has {n} response tokens but {len(trace.counts)} rows; every response token needs one row")
-    if n and int(trace.counts.min()) < 1:
-        refuse("a row has no entry; entry 0 must be the token that came next")
-    if len(trace.ids) != total or len(trace.logprobs) != total:
-        refuse(f"its rows count {total} entries but it has {len(trace.ids)} ids and {len(trace.logprobs)} logprobs")
-    for name, ids in (("prompt", trace.prompt_ids), ("response", trace.response_ids), ("teacher", trace.ids)):
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= layout.vocab):
-            bad = int(ids.max()) if int(ids.min()) >= 0 else int(ids.min())
-            refuse(f"{name} id {bad} is outside the vocabulary of {layout.vocab}; say the teacher's true vocab")
-    if trace.log_norm.shape != (n, layout.temperatures):
-        refuse(f"log_norm is {trace.log_norm.shape}, the store's temperatures ask for {(n, layout.temperatures)}")
-    if not n:
-        return
-    first = np.cumsum(trace.counts) - trace.counts
-    if not np.array_equal(trace.ids[first], trace.response_ids):
-        refuse("entry 0 of a row is not the token that came next")
-    if np.isnan(trace.logprobs).any() or np.isnan(trace.entropy).any() or np.isnan(trace.log_tail).any():
-        refuse("it holds NaN")
-    mass = np.add.reduceat(np.exp(trace.logprobs.astype(np.float64)), first) + np.exp(trace.log_tail.astype(np.float64))
-    if np.abs(mass - 1).max() > SLACK:
-        row = int(np.abs(mass - 1).argmax())
-        refuse(f"row {row} has a mass of {mass[row]:.4f} with its tail; it must be 1 (within {SLACK})")
-    drop = np.diff(trace.logprobs)
-    within = np.ones(total, bool)
-    within[first] = False
-    later = within.copy()
-    later[np.minimum(first + 1, total - 1)] = False
-    if (drop[later[1:]] > 0).any():
-        refuse("the entries after entry 0 do not follow by falling probability")
+def ranks(logprobs: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """How many of a row's other entries are at least as probable as entry 0."""
+    if not len(first):
+        return np.zeros(0, np.int64)
+    above = logprobs >= np.repeat(logprobs[first], counts)
+    return np.add.reduceat(above.astype(np.int64), first) - 1  # entry 0 is not above itself
 
 
-def steps(logs: np.ndarray, a_nat: int, none: int) -> np.ndarray:
-    """-ln p in fixed point; `none` stands for -inf, the largest finite value is none - 1."""
-    with np.errstate(invalid="ignore"):
-        value = np.rint(np.maximum(-logs.astype(np.float64), 0) * a_nat)
-    return np.where(np.isposinf(value), none, np.minimum(value, none - 1)).astype(np.int64)
+def places(counts: np.ndarray, first: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Where each entry of a row (target first) stands in the row's falling order: a permutation of the flat entries."""
+    within = np.arange(int(counts.sum())) - np.repeat(first, counts)
+    place = within - (within <= np.repeat(rank, counts))  # those above the target move up by one
+    place[first] = rank
+    return place + np.repeat(first, counts)
 
 
-def logs(value: np.ndarray, a_nat: int, none: int) -> np.ndarray:
-    return np.where(value == none, -np.inf, -value / a_nat)
+def row_codes(
+    logprobs: np.ndarray, log_tail: np.ndarray, counts: np.ndarray, first: np.ndarray, layout: Layout
+) -> tuple[np.ndarray, np.ndarray]:
+    """Falling rows in fixed point: each entry's distance below the top, and the tail's distance below 1."""
+    below = np.repeat(logprobs[first], counts) - logprobs
+    return to_code(below, layout.coarse), to_code(-log_tail.astype(np.float64), layout.coarse)
 
 
-def falls(value: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Differences inside each row: small numbers, because a row falls."""
-    out = np.diff(value, prepend=0)
-    start = (np.cumsum(counts) - counts)[counts > 0]
-    out[start] = value[start]
-    return out
+def row_logs(
+    codes: np.ndarray, tail: np.ndarray, counts: np.ndarray, first: np.ndarray, layout: Layout
+) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `row_codes`: falling logprobs whose mass and tail are exactly 1, and the tails."""
+    logprobs, log_tail = -from_code(codes, layout.coarse), -from_code(tail, layout.coarse)
+    if not len(first):
+        return logprobs, log_tail
+    mass = np.add.reduceat(np.exp(logprobs), first)
+    with np.errstate(divide="ignore"):  # a tail of 1 leaves nothing for the others
+        return logprobs + np.repeat(np.log1p(-np.exp(log_tail)) - np.log(mass), counts), log_tail
 
 
-def rises(delta: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The inverse of `falls`."""
-    total = np.cumsum(delta)
-    kept = counts[counts > 0]
-    start = np.cumsum(kept) - kept
-    before = total[start] - delta[start] if len(start) else total
-    return total - np.repeat(before, kept)
+def to_code(below: np.ndarray, coarse: int) -> np.ndarray:
+    """Nats below the top -> steps: 1/1024 nat at 0, growing as exp(below / 2) = 1 / sqrt(p) up to coarse/1024."""
+    knee = 2 * np.log(coarse)
+    near = (1 - np.exp(-np.minimum(below, knee) / 2)) * 2 * STEP
+    steps = near + np.maximum(below - knee, 0) * (STEP / coarse)
+    return np.where(np.isposinf(below), NEVER, np.minimum(np.rint(steps), NEVER - 1)).astype(np.int64)
 
 
-def zigzag(value: np.ndarray) -> np.ndarray:
-    return (value << 1) ^ (value >> 63)
+def from_code(code: np.ndarray, coarse: int) -> np.ndarray:
+    near = (1 - 1 / coarse) * 2 * STEP
+    below = -2 * np.log1p(-np.minimum(code, near) / (2 * STEP)) + np.maximum(code - near, 0) * (coarse / STEP)
+    return np.where(code == NEVER, np.inf, below)
 
 
-def unzigzag(value: np.ndarray) -> np.ndarray:
-    return (value >> 1) ^ -(value & 1)
+def bounds(logprobs: np.ndarray, log_tail: np.ndarray, counts: np.ndarray, first: np.ndarray, vocab: int) -> np.ndarray:
+    """What a row says of its entropy: (2, rows), the least (tail on one id) and the most (tail spread evenly), nats."""
+    if not len(first):
+        return np.zeros((2, 0))
+    p, tail = np.exp(logprobs), np.exp(log_tail)
+    known = -np.add.reduceat(np.where(p > 0, p * np.where(p > 0, logprobs, 0), 0), first)
+    least = known - np.where(tail > 0, tail * np.where(tail > 0, log_tail, 0), 0)
+    return np.stack([least, least + tail * np.log(np.maximum(vocab - counts, 1))])
 
 
-def planes(value: np.ndarray, width: int) -> list[np.ndarray]:
-    """The bytes of non-negative integers, lowest first, each plane apart. Raises ValueError when one does not fit."""
-    if len(value) and int(value.max()) >> (8 * width):
-        raise ValueError(f"{int(value.max())} does not fit in {width} bytes")
-    wide = np.ascontiguousarray(value, "<i8").view(np.uint8).reshape(-1, 8)
-    return [np.ascontiguousarray(wide[:, i]) for i in range(width)]
+def put_entropy(
+    out: Writer,
+    entropy: np.ndarray,
+    codes: np.ndarray,
+    tail: np.ndarray,
+    counts: np.ndarray,
+    first: np.ndarray,
+    layout: Layout,
+) -> None:
+    """Where the entropy lies between the row's own bounds, or fp16 for a trace whose entropy lies elsewhere."""
+    least, most = bounds(*row_logs(codes, tail, counts, first, layout), counts, first, layout.vocab)
+    room = np.maximum(most - least, 1e-30)
+    level = np.rint(np.clip((entropy - least) / room, 0, 1) * LEVELS).astype(np.int64)
+    inside = bool((np.abs(least + level / LEVELS * room - entropy) <= 1e-3 + 2e-3 * np.abs(entropy)).all())
+    out.number(int(inside))
+    out.integers(level if inside else entropy.astype(np.float16).view(np.uint16).astype(np.int64), 2)
 
 
-def join(stream, count: int, width: int) -> np.ndarray:
-    wide = np.zeros((count, 8), np.uint8)
-    for i in range(width):
-        wide[:, i] = np.frombuffer(next(stream), np.uint8)
-    return wide.view("<i8").ravel()
-
-
-def pack(streams: list[np.ndarray]) -> bytes:
-    """Each stream squeezed by zstd where that helps: a table of (size, squeezed size; 0 = as it is), then the bytes."""
-    table, body = [], []
-    for stream in streams:
-        plain = stream.tobytes()
-        small = ZSTD.compress(plain, asbytes=True) if plain else b""
-        table += [len(plain), len(small) if len(small) < len(plain) else 0]
-        body.append(small if len(small) < len(plain) else plain)
-    return struct.pack(f"<H{len(table)}I", len(streams), *table) + b"".join(body)
-
-
-def unpack(payload: bytes | pa.Buffer) -> list[bytes]:
-    view = memoryview(payload)
-    (many,) = struct.unpack_from("<H", view)
-    table = struct.unpack_from(f"<{2 * many}I", view, 2)
-    at, out = 2 + 8 * many, []
-    for plain, small in zip(table[::2], table[1::2], strict=True):
-        size = small or plain
-        part = view[at : at + size]
-        out.append(ZSTD.decompress(part, plain, asbytes=True) if small else bytes(part))
-        at += size
-    return out
+def take_entropy(
+    take: Reader, logprobs: np.ndarray, log_tail: np.ndarray, counts: np.ndarray, first: np.ndarray, layout: Layout
+) -> np.ndarray:
+    inside, level = take.number(), take.integers(len(first), 2)
+    if not inside:
+        return level.astype(np.uint16).view(np.float16)
+    least, most = bounds(logprobs, log_tail, counts, first, layout.vocab)
+    return least + level / LEVELS * np.maximum(most - least, 1e-30)

@@ -1,16 +1,22 @@
-"""A shard: some traces in one Arrow stream file, one record batch, read through a memory map."""
+"""A shard: some traces in one Arrow stream file, read through a memory map. Written whole or not at all.
+
+Each prompt is kept once however many samples it has, and what all prompts of a shard begin with is kept in the schema.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ekd.store.codec import Layout, decode, encode
+from ekd.store.squeeze import Reader, Writer
 from ekd.types import Trace
 
 SCHEMA = pa.schema(
@@ -18,36 +24,70 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("problem_id", pa.string()),
         ("sample", pa.int32()),
-        ("finish", pa.string()),
+        ("finish", pa.dictionary(pa.int8(), pa.string())),
         ("exact", pa.bool_()),
-        ("prompt", pa.int32()),
-        ("response", pa.int32()),
-        ("entries", pa.int64()),
-        ("check", pa.uint32()),
-        ("payload", pa.large_binary()),
+        ("prompt", pa.int32()),  # tokens of the prompt
+        ("response", pa.int32()),  # tokens of the response = rows
+        ("entries", pa.int64()),  # of all rows
+        ("check", pa.uint32()),  # CRC-32 of everything else about the trace
+        ("prompt_ids", pa.dictionary(pa.int32(), pa.large_binary())),  # without the shard's common beginning
+        ("rows", pa.large_binary()),  # ekd.store.codec
     ]
 )
-INDEX = SCHEMA.names[:-2]
+FACTS = SCHEMA.names[:8]
 
 
-def build(traces: Sequence[Trace], layout: Layout, origin: bytes) -> bytes:
-    """The bytes of a shard; its schema carries the origin, so that a lost manifest can be rebuilt."""
-    rows = []
+def build(traces: Sequence[Trace], layout: Layout, origin: dict[str, Any]) -> bytes:
+    """The bytes of a shard. Its schema carries the origin too, so that a lost manifest can be rebuilt."""
+    begin = shared([trace.prompt_ids for trace in traces])
+    table: list[list[Any]] = []
     for trace in traces:
-        payload = encode(trace, layout)
-        row: list[Any] = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact)]
-        row += [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
-        rows.append([*row, checksum(row, payload), payload])
-    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
-    schema = SCHEMA.with_metadata({"ekd.origin": origin})
+        facts = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact)]
+        facts += [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
+        rows = encode(trace, layout)
+        check = checksum(facts, trace.prompt_ids, rows)
+        table.append([*facts, check, squeeze(trace.prompt_ids[len(begin) :], layout), rows])
+    about = json.dumps({"origin": origin, "prompts_begin": begin})
+    return stream(table, {"ekd": about})
+
+
+def shared(prompts: Sequence[np.ndarray]) -> list[int]:
+    """What all of them begin with."""
+    begin = prompts[0]
+    for prompt in prompts[1:]:
+        size = min(len(begin), len(prompt))
+        differ = np.flatnonzero(begin[:size] != prompt[:size])
+        begin = begin[: differ[0] if len(differ) else size]
+    return begin.tolist()
+
+
+def stream(table: list[list[Any]], metadata: dict[str, str]) -> bytes:
+    columns = []
+    for field, values in zip(SCHEMA, zip(*table, strict=True), strict=True):
+        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        columns.append(pa.array(values, plain).cast(field.type) if plain == field.type else encoded(values, field.type))
+    schema = SCHEMA.with_metadata(metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
     return sink.getvalue().to_pybytes()
 
 
-def checksum(row: Sequence[Any], payload: bytes | pa.Buffer) -> int:
-    return zlib.crc32(payload, zlib.crc32(repr(list(row)).encode()))
+def encoded(values: Sequence[Any], kind: pa.DictionaryType) -> pa.DictionaryArray:
+    different = list(dict.fromkeys(values))
+    at = {value: i for i, value in enumerate(different)}
+    indices = pa.array([at[value] for value in values], kind.index_type)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(different, kind.value_type))
+
+
+def squeeze(ids: np.ndarray, layout: Layout) -> bytes:
+    out = Writer()
+    out.integers(ids, layout.width)
+    return out.bytes()
+
+
+def checksum(facts: Sequence[Any], prompt_ids: np.ndarray, rows: bytes | pa.Buffer) -> int:
+    return zlib.crc32(rows, zlib.crc32(prompt_ids.astype("<i4").tobytes(), zlib.crc32(repr(list(facts)).encode())))
 
 
 def digest(path: Path) -> str:
@@ -63,22 +103,28 @@ class Shard:
     """One open shard. Raises ValueError, one sentence with the file's name, when it cannot be read at all."""
 
     def __init__(self, path: Path, size: int | None = None):
+        """size: bytes that the file should have; one that was cut off is read as far as it goes."""
         self.path = path
         try:
-            self.batch = self._open(size)
-            self.batch.validate(full=True)  # offsets are trusted from here on
-        except (OSError, pa.ArrowInvalid, StopIteration) as error:
-            raise ValueError(f"shard {path.name} cannot be read: {error or 'it is empty'}") from None
+            reader = pa.ipc.open_stream(self._map(size))
+            self.batch = reader.read_next_batch()
+            self.batch.validate(full=True)  # offsets and indices are trusted from here on
+            about = json.loads(reader.schema.metadata[b"ekd"])
+            self.origin: dict[str, Any] = about["origin"]
+            self.begin = np.array(about["prompts_begin"], np.int32)
+        except (OSError, pa.ArrowException, StopIteration, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"shard {path.name} cannot be read ({str(error).splitlines()[0] if str(error) else 'empty'})"
+            ) from None
+        if self.batch.schema.names != SCHEMA.names:
+            raise ValueError(f"shard {path.name} cannot be read (its columns are {self.batch.schema.names})")
 
-    def _open(self, size: int | None) -> pa.RecordBatch:
+    def _map(self, size: int | None) -> pa.Buffer:
         with pa.memory_map(str(self.path)) as file:
             buffer = file.read_buffer()
-        if size is not None and buffer.size < size:  # cut off: what was before the cut is still there
-            buffer = pa.py_buffer(buffer.to_pybytes() + bytes(size - buffer.size))
-        reader = pa.ipc.open_stream(buffer)
-        if reader.schema.names != SCHEMA.names:
-            raise pa.ArrowInvalid(f"its columns are {reader.schema.names}")
-        return reader.read_next_batch()
+        if size is not None and buffer.size < size:
+            return pa.py_buffer(buffer.to_pybytes() + bytes(size - buffer.size))
+        return buffer
 
     def __len__(self) -> int:
         return self.batch.num_rows
@@ -86,12 +132,18 @@ class Shard:
     def column(self, name: str) -> list[Any]:
         return self.batch.column(SCHEMA.names.index(name)).to_pylist()
 
-    def trace(self, index: int, layout: Layout) -> Trace:
+    def trace(self, row: int, layout: Layout) -> Trace:
         """Decode one trace. Raises ValueError naming file and trace when its checksum does not match."""
-        row = [self.batch.column(i)[index].as_py() for i in range(len(INDEX))]
-        payload = self.batch.column(SCHEMA.names.index("payload"))[index].as_buffer()
-        if self.batch.column(SCHEMA.names.index("check"))[index].as_py() != checksum(row, payload):
-            raise ValueError(f"shard {self.path.name}: trace {row[0]} is damaged (its checksum does not match)")
-        key, problem_id, sample, finish, exact, prompt, response, entries = row
-        fields = decode(payload, prompt, response, entries, layout)
-        return Trace(key=key, problem_id=problem_id, sample=sample, finish=finish, exact=exact, **fields)
+        *facts, check, prompt, rows = (self.batch.column(i)[row] for i in range(len(SCHEMA)))
+        facts = [fact.as_py() for fact in facts]
+        key, problem_id, sample, finish, exact, prompts, response, entries = facts
+        try:
+            left = Reader(prompt.value.as_buffer()).integers(prompts - len(self.begin), layout.width)
+            prompt_ids = np.concatenate([self.begin, left.astype(np.int32)])
+            sound = check.as_py() == checksum(facts, prompt_ids, rows.as_buffer())
+        except (ValueError, OSError, IndexError, StopIteration):
+            sound = False
+        if not sound:
+            raise ValueError(f"shard {self.path.name}: trace {key} is damaged (its checksum does not match)")
+        fields = decode(rows.as_buffer(), response, entries, layout)
+        return Trace(key, problem_id, sample, finish, prompt_ids, exact=exact, **fields)

@@ -75,12 +75,12 @@ class Store:
         fresh = {trace.key: trace for trace in reversed(traces) if trace.key not in self._where}
         if not fresh:
             return
-        data = build(list(reversed(fresh.values())), self.layout, json.dumps(self.origin).encode())
+        data = build(list(reversed(fresh.values())), self.layout, self.origin)
         with FileLock(self.path / LOCK):
             known = self.keys()  # reads the manifest again: other writers may have finished some of these
             if fresh.keys() & known:
                 left = [trace for trace in traces if trace.key in fresh.keys() - known]
-                data = build(left, self.layout, json.dumps(self.origin).encode()) if left else b""
+                data = build(left, self.layout, self.origin) if left else b""
             if data:
                 self._add(data)
         self._scan()
@@ -129,7 +129,7 @@ def layout_of(origin: dict[str, Any]) -> Layout:
     vocab = origin.get("vocab")
     if not isinstance(vocab, int) or vocab < 1:
         raise ValueError(f"origin['vocab'] must be the teacher's vocabulary size, a positive integer, not {vocab!r}")
-    return Layout(vocab, origin.get("draws", 0), len(origin.get("temperatures", [])))
+    return Layout(vocab, origin.get("draws", 0), len(origin.get("temperatures", [])), origin.get("coarse", 16))
 
 
 def difference(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:

@@ -1,0 +1,70 @@
+"""What must be true of every trace that is stored, and of every trace that is read back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ekd.types import Trace
+
+SLACK = 1e-2  # how far named mass + tail may be from 1: servers round, models in bf16 do too
+
+
+def check(trace: Trace, vocab: int, temperatures: int) -> None:
+    """Raises ValueError, one sentence that names the trace, for the first thing that is wrong."""
+    for why in (lengths(trace, temperatures), ids(trace, vocab), mass(trace)):
+        if why:
+            raise ValueError(f"trace {trace.key} (problem {trace.problem_id}) is not sound: {why}")
+
+
+def lengths(trace: Trace, temperatures: int) -> str:
+    n, total = len(trace.response_ids), int(trace.counts.sum())
+    rows = {len(x) for x in (trace.counts, trace.log_tail, trace.entropy, trace.valid, trace.log_norm)}
+    if rows != {n}:
+        return f"it has {n} response tokens but {sorted(rows)} rows; every response token needs exactly one row"
+    if n and int(trace.counts.min()) < 1:
+        return f"row {int(trace.counts.argmin())} has no entry; entry 0 must be the token that came next"
+    if {len(trace.ids), len(trace.logprobs)} != {total}:
+        return f"its rows count {total} entries, but there are {len(trace.ids)} ids, {len(trace.logprobs)} logprobs"
+    if trace.log_norm.shape != (n, temperatures):
+        return f"log_norm has shape {trace.log_norm.shape}; the store's temperatures ask for {(n, temperatures)}"
+    return ""
+
+
+def ids(trace: Trace, vocab: int) -> str:
+    for name, some in (("prompt", trace.prompt_ids), ("response", trace.response_ids), ("teacher", trace.ids)):
+        bad = some[(some < 0) | (some >= vocab)]
+        if len(bad):
+            return f"{name} id {bad[0]} is outside the vocabulary of {vocab}; origin['vocab'] must be the teacher's"
+    first = np.cumsum(trace.counts) - trace.counts
+    wrong = np.flatnonzero(trace.ids[first] != trace.response_ids) if len(first) else first
+    if len(wrong):
+        row = wrong[0]
+        begins, came = trace.ids[first[row]], trace.response_ids[row]
+        return f"row {row} begins with id {begins}, but the token that came next is {came}"
+    return ""
+
+
+def mass(trace: Trace) -> str:
+    for name, some in (("logprobs", trace.logprobs), ("log_tail", trace.log_tail)):
+        if len(some) and not float(some.max()) <= SLACK:  # also true of NaN
+            return f"{name} hold {some.max()}; the logarithm of a probability is at most 0"
+    if not np.isfinite(trace.entropy).all() or (len(trace.entropy) and float(trace.entropy.min()) < 0):
+        return "an entropy is negative or not a finite number"
+    if not np.isfinite(trace.log_norm).all():
+        return "a log_norm is not a finite number"
+    if not len(trace.counts):
+        return ""
+    first = np.cumsum(trace.counts) - trace.counts
+    total = np.add.reduceat(np.exp(trace.logprobs.astype(np.float64)), first) + np.exp(
+        trace.log_tail.astype(np.float64)
+    )
+    row = int(np.abs(total - 1).argmax())
+    if abs(total[row] - 1) > SLACK:
+        return f"row {row} names a mass of {total[row]:.4f} with its tail; it must be 1"
+    begins = np.zeros(len(trace.ids) + 1, bool)
+    begins[first] = begins[np.minimum(first + 1, len(trace.ids))] = True
+    climbs = np.flatnonzero((trace.logprobs[1:] > trace.logprobs[:-1]) & ~begins[1:-1])
+    if len(climbs):
+        row = int(np.searchsorted(first, climbs[0], "right")) - 1
+        return f"the entries of row {row} after entry 0 do not follow by falling probability"
+    return ""
