@@ -7,6 +7,7 @@ KL(p, p') of a rounded row is about sum p e^2 / 2, so equal harm for all means a
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from ekd.types import Trace
 STEP = 1024  # steps a nat at the top of a row: at most 1/2048 nat = 4.9e-4 off
 NORM = 4096  # steps a nat of log_norm
 NEVER = (1 << 23) - 1  # the code of a probability of 0; finite ones end just below
+TABLE = 1 << 13  # codes looked up rather than computed: almost all
 LEVELS = 1022  # of the entropy between its bounds; even, so that the midpoint is exact
 
 
@@ -56,11 +58,12 @@ def encode(trace: Trace, layout: Layout) -> bytes:
         out.integers(np.rint(np.exp(logprobs) * layout.draws).astype(np.int64), 2)
         out.integers(trace.entropy.astype(np.float16).view(np.uint16).astype(np.int64), 2)
     else:
-        codes, tail = row_codes(logprobs, trace.log_tail, trace.counts, first, layout)
+        codes = to_code(np.repeat(logprobs[first], trace.counts) - logprobs, layout.coarse)
+        tail = to_code(-trace.log_tail.astype(np.float64), layout.coarse)
         later = np.delete(np.arange(len(ids)), first)
         out.integers(codes[later] - codes[later - 1], 3)
         out.integers(tail, 3)
-        put_entropy(out, trace.entropy, codes, tail, trace.counts, first, layout)
+        put_entropy(out, trace.entropy, *told(codes, tail, trace.counts, first, layout)[2:])
     fixed = np.rint(trace.log_norm.astype(np.float64).ravel() * NORM).astype(np.int64)
     out.integers((fixed << 1) ^ (fixed >> 63), 4)  # zigzag: small numbers of either sign have empty upper bytes
     return out.bytes()
@@ -85,8 +88,8 @@ def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) 
         codes = np.cumsum(codes)
         codes -= np.repeat(codes[first], counts)
         tail = take.integers(rows, 3)
-        logprobs, log_tail = row_logs(codes, tail, counts, first, layout)
-        entropy = take_entropy(take, logprobs, log_tail, counts, first, layout)
+        logprobs, log_tail, least, most = told(codes, tail, counts, first, layout)
+        entropy = take_entropy(take, least, most)
     fixed = take.integers(rows * layout.temperatures, 4)
     log_norm = ((fixed >> 1) ^ -(fixed & 1)) / NORM
     return {
@@ -117,24 +120,39 @@ def places(counts: np.ndarray, first: np.ndarray, rank: np.ndarray) -> np.ndarra
     return place + np.repeat(first, counts)
 
 
-def row_codes(
-    logprobs: np.ndarray, log_tail: np.ndarray, counts: np.ndarray, first: np.ndarray, layout: Layout
-) -> tuple[np.ndarray, np.ndarray]:
-    """Falling rows in fixed point: each entry's distance below the top, and the tail's distance below 1."""
-    below = np.repeat(logprobs[first], counts) - logprobs
-    return to_code(below, layout.coarse), to_code(-log_tail.astype(np.float64), layout.coarse)
-
-
-def row_logs(
+def told(
     codes: np.ndarray, tail: np.ndarray, counts: np.ndarray, first: np.ndarray, layout: Layout
-) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse of `row_codes`: falling logprobs whose mass and tail are exactly 1, and the tails."""
-    logprobs, log_tail = -from_code(codes, layout.coarse), -from_code(tail, layout.coarse)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What codes say of falling rows: logprobs whose mass and tail are exactly 1, log_tail, and the entropy's bounds.
+
+    The least entropy has the whole tail on one id, the most has it spread evenly over the ids that are not named.
+    """
+    if int(codes.max(initial=0)) < TABLE:
+        below, p, product = (table[codes] for table in tables(layout.coarse))
+    else:
+        below, p, product = terms(codes, layout.coarse)
+    log_tail = -from_code(tail, layout.coarse)
     if not len(first):
-        return logprobs, log_tail
-    mass = np.add.reduceat(np.exp(logprobs), first)
-    with np.errstate(divide="ignore"):  # a tail of 1 leaves nothing for the others
-        return logprobs + np.repeat(np.log1p(-np.exp(log_tail)) - np.log(mass), counts), log_tail
+        return -below, log_tail, log_tail, log_tail
+    mass = np.exp(log_tail)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a tail of 1 leaves nothing for the others
+        known, scale = 1 - mass, np.log1p(-mass) - np.log(np.add.reduceat(p, first))
+        least = np.exp(scale) * np.add.reduceat(product, first) - np.where(known > 0, known * scale, 0)
+        least -= np.where(mass > 0, mass * log_tail, 0)
+    most = least + mass * np.log(np.maximum(layout.vocab - counts, 1))
+    return np.repeat(scale, counts) - below, log_tail, least, most
+
+
+@lru_cache
+def tables(coarse: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return terms(np.arange(TABLE), coarse)
+
+
+def terms(codes: np.ndarray, coarse: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """r nats below the top, p = exp(-r) of the top, and r p."""
+    below = from_code(codes, coarse)
+    p = np.exp(-below)
+    return below, p, np.where(p > 0, below, 0) * p
 
 
 def to_code(below: np.ndarray, coarse: int) -> np.ndarray:
@@ -151,27 +169,8 @@ def from_code(code: np.ndarray, coarse: int) -> np.ndarray:
     return np.where(code == NEVER, np.inf, below)
 
 
-def bounds(logprobs: np.ndarray, log_tail: np.ndarray, counts: np.ndarray, first: np.ndarray, vocab: int) -> np.ndarray:
-    """What a row says of its entropy: (2, rows), the least (tail on one id) and the most (tail spread evenly), nats."""
-    if not len(first):
-        return np.zeros((2, 0))
-    p, tail = np.exp(logprobs), np.exp(log_tail)
-    known = -np.add.reduceat(np.where(p > 0, p * np.where(p > 0, logprobs, 0), 0), first)
-    least = known - np.where(tail > 0, tail * np.where(tail > 0, log_tail, 0), 0)
-    return np.stack([least, least + tail * np.log(np.maximum(vocab - counts, 1))])
-
-
-def put_entropy(
-    out: Writer,
-    entropy: np.ndarray,
-    codes: np.ndarray,
-    tail: np.ndarray,
-    counts: np.ndarray,
-    first: np.ndarray,
-    layout: Layout,
-) -> None:
-    """Where the entropy lies between the row's own bounds, or fp16 for a trace whose entropy lies elsewhere."""
-    least, most = bounds(*row_logs(codes, tail, counts, first, layout), counts, first, layout.vocab)
+def put_entropy(out: Writer, entropy: np.ndarray, least: np.ndarray, most: np.ndarray) -> None:
+    """Where the entropy lies between its bounds; fp16 for a trace where it lies elsewhere."""
     room = np.maximum(most - least, 1e-30)
     level = np.rint(np.clip((entropy - least) / room, 0, 1) * LEVELS).astype(np.int64)
     inside = bool((np.abs(least + level / LEVELS * room - entropy) <= 1e-3 + 2e-3 * np.abs(entropy)).all())
@@ -179,11 +178,8 @@ def put_entropy(
     out.integers(level if inside else entropy.astype(np.float16).view(np.uint16).astype(np.int64), 2)
 
 
-def take_entropy(
-    take: Reader, logprobs: np.ndarray, log_tail: np.ndarray, counts: np.ndarray, first: np.ndarray, layout: Layout
-) -> np.ndarray:
-    inside, level = take.number(), take.integers(len(first), 2)
+def take_entropy(take: Reader, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    inside, level = take.number(), take.integers(len(least), 2)
     if not inside:
         return level.astype(np.uint16).view(np.float16)
-    least, most = bounds(logprobs, log_tail, counts, first, layout.vocab)
     return least + level / LEVELS * np.maximum(most - least, 1e-30)

@@ -12,6 +12,10 @@ VERSION = 1
 NAME = "manifest.json"
 
 
+class Damaged(ValueError):
+    """A manifest that cannot be trusted, where a rebuilt one could be."""
+
+
 def new(origin: dict[str, Any]) -> dict[str, Any]:
     return {"format": "ekd-store", "version": VERSION, "origin": origin, "shards": []}
 
@@ -24,7 +28,7 @@ def read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{folder} is not a trace store: it has no {NAME}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(damaged(path, str(error))) from None
+        raise damaged(path, str(error)) from None
     if not isinstance(manifest, dict) or manifest.get("format") != "ekd-store":
         raise ValueError(f"{path} is not the manifest of a trace store: its format is not 'ekd-store'")
     if manifest["version"] > VERSION:
@@ -33,7 +37,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"{VERSION}): update ekd, or export the store with the ekd that made it"
         )
     if manifest.pop("checksum", None) != checksum(manifest):
-        raise ValueError(damaged(path, "its checksum does not match"))
+        raise damaged(path, "its checksum does not match")
     return manifest
 
 
@@ -47,8 +51,8 @@ def checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def damaged(path: Path, why: str) -> str:
-    return f"{path} is damaged ({why}): `python -m ekd.store repair {path.parent}` rebuilds it from the shards"
+def damaged(path: Path, why: str) -> Damaged:
+    return Damaged(f"{path} is damaged ({why}): `python -m ekd.store repair {path.parent}` rebuilds it from the shards")
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -34,31 +34,36 @@ SCHEMA = pa.schema(
         ("rows", pa.large_binary()),  # ekd.store.codec
     ]
 )
-FACTS = SCHEMA.names[:8]
+Packed: TypeAlias = "bytes | pa.Buffer"
+Part: TypeAlias = "tuple[list[Any], np.ndarray, Packed]"  # the first eight columns, prompt ids, packed rows
 
 
-def build(traces: Sequence[Trace], layout: Layout, origin: dict[str, Any]) -> bytes:
+def part(trace: Trace, layout: Layout) -> Part:
+    """A trace packed, ready for any shard. Raises ValueError, naming the trace, when it is not sound."""
+    lengths = [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
+    about = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact), *lengths]
+    return about, trace.prompt_ids, encode(trace, layout)
+
+
+def assemble(parts: Sequence[Part], origin: dict[str, Any]) -> bytes:
     """The bytes of a shard. Its schema carries the origin too, so that a lost manifest can be rebuilt."""
-    begin = shared([trace.prompt_ids for trace in traces])
+    begin = shared([prompt_ids for _, prompt_ids, _ in parts])
     table: list[list[Any]] = []
-    for trace in traces:
-        facts = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact)]
-        facts += [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
-        rows = encode(trace, layout)
-        check = checksum(facts, trace.prompt_ids, rows)
-        table.append([*facts, check, squeeze(trace.prompt_ids[len(begin) :], layout), rows])
-    about = json.dumps({"origin": origin, "prompts_begin": begin})
-    return stream(table, {"ekd": about})
+    for about, prompt_ids, rows in parts:
+        prompt = Writer()
+        prompt.integers(prompt_ids[len(begin) :], 4)
+        table.append([*about, checksum(about, begin, prompt.bytes(), rows), prompt.bytes(), rows])
+    return stream(table, {"ekd": json.dumps({"origin": origin, "prompts_begin": begin.tolist()})})
 
 
-def shared(prompts: Sequence[np.ndarray]) -> list[int]:
+def shared(prompts: Sequence[np.ndarray]) -> np.ndarray:
     """What all of them begin with."""
     begin = prompts[0]
     for prompt in prompts[1:]:
         size = min(len(begin), len(prompt))
         differ = np.flatnonzero(begin[:size] != prompt[:size])
         begin = begin[: differ[0] if len(differ) else size]
-    return begin.tolist()
+    return begin.astype(np.int32)
 
 
 def stream(table: list[list[Any]], metadata: dict[str, str]) -> bytes:
@@ -80,14 +85,12 @@ def encoded(values: Sequence[Any], kind: pa.DictionaryType) -> pa.DictionaryArra
     return pa.DictionaryArray.from_arrays(indices, pa.array(different, kind.value_type))
 
 
-def squeeze(ids: np.ndarray, layout: Layout) -> bytes:
-    out = Writer()
-    out.integers(ids, layout.width)
-    return out.bytes()
-
-
-def checksum(facts: Sequence[Any], prompt_ids: np.ndarray, rows: bytes | pa.Buffer) -> int:
-    return zlib.crc32(rows, zlib.crc32(prompt_ids.astype("<i4").tobytes(), zlib.crc32(repr(list(facts)).encode())))
+def checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Packed) -> int:
+    """CRC-32 of everything that a trace is made of."""
+    check = 0
+    for part in (repr(about).encode(), begin.tobytes(), prompt, rows):
+        check = zlib.crc32(part, check)
+    return check
 
 
 def digest(path: Path) -> str:
@@ -104,7 +107,7 @@ class Shard:
 
     def __init__(self, path: Path, size: int | None = None):
         """size: bytes that the file should have; one that was cut off is read as far as it goes."""
-        self.path = path
+        self.path, self.cut = path, False
         try:
             reader = pa.ipc.open_stream(self._map(size))
             self.batch = reader.read_next_batch()
@@ -123,6 +126,7 @@ class Shard:
         with pa.memory_map(str(self.path)) as file:
             buffer = file.read_buffer()
         if size is not None and buffer.size < size:
+            self.cut = True
             return pa.py_buffer(buffer.to_pybytes() + bytes(size - buffer.size))
         return buffer
 
@@ -134,16 +138,25 @@ class Shard:
 
     def trace(self, row: int, layout: Layout) -> Trace:
         """Decode one trace. Raises ValueError naming file and trace when its checksum does not match."""
-        *facts, check, prompt, rows = (self.batch.column(i)[row] for i in range(len(SCHEMA)))
-        facts = [fact.as_py() for fact in facts]
-        key, problem_id, sample, finish, exact, prompts, response, entries = facts
-        try:
-            left = Reader(prompt.value.as_buffer()).integers(prompts - len(self.begin), layout.width)
-            prompt_ids = np.concatenate([self.begin, left.astype(np.int32)])
-            sound = check.as_py() == checksum(facts, prompt_ids, rows.as_buffer())
-        except (ValueError, OSError, IndexError, StopIteration):
-            sound = False
-        if not sound:
-            raise ValueError(f"shard {self.path.name}: trace {key} is damaged (its checksum does not match)")
-        fields = decode(rows.as_buffer(), response, entries, layout)
+        (key, problem_id, sample, finish, exact, _, response, entries), prompt_ids, rows = self.part(row)
+        fields = decode(rows, response, entries, layout)
         return Trace(key, problem_id, sample, finish, prompt_ids, exact=exact, **fields)
+
+    def damaged(self) -> set[int]:
+        """Rows whose checksum does not match."""
+        bad = set()
+        for row in range(len(self)):
+            try:
+                self.part(row)
+            except ValueError:
+                bad.add(row)
+        return bad
+
+    def part(self, row: int) -> Part:
+        """One trace as it lies here: facts, prompt ids, packed rows. Raises ValueError naming file and trace."""
+        *cells, check, prompt, rows = (self.batch.column(i)[row] for i in range(len(SCHEMA)))
+        about = [cell.as_py() for cell in cells]
+        if check.as_py() != checksum(about, self.begin, prompt.value.as_buffer(), rows.as_buffer()):
+            raise ValueError(f"shard {self.path.name}: trace {about[0]} is damaged (its checksum does not match)")
+        left = Reader(prompt.value.as_buffer()).integers(about[5] - len(self.begin), 4)
+        return about, np.concatenate([self.begin, left.astype(np.int32)]), rows.as_buffer()

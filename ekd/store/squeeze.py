@@ -68,18 +68,23 @@ class Reader:
         return next(self.sizes)
 
     def plane(self, count: int) -> np.ndarray:
+        plane = self._plane(count)
+        return np.zeros(count, np.uint8) if plane is None else plane
+
+    def _plane(self, count: int) -> np.ndarray | None:
+        """None for a plane of zeros."""
         size = next(self.sizes)
+        if not size:
+            return None
         part = self.view[self.at : self.at + size]
         self.at += size
-        if not size:
-            return np.zeros(count, np.uint8)
-        return np.frombuffer(part if size == count else ZSTD.decompress(part, count), np.uint8)
+        return np.frombuffer(part if size == count else ZSTD.decompress(part, count, asbytes=True), np.uint8)
 
     def integers(self, count: int, width: int) -> np.ndarray:
-        value = self.plane(count).astype(np.int64)
-        for i in range(1, width):
-            plane = self.plane(count)
-            if plane.any():
+        value = np.zeros(count, np.int64)
+        for i in range(width):
+            plane = self._plane(count)
+            if plane is not None:
                 value |= plane.astype(np.int64) << (8 * i)
         return value
 

@@ -13,40 +13,49 @@ from filelock import FileLock
 
 from ekd.store import manifest as manifests
 from ekd.store.codec import Layout
-from ekd.store.shard import Shard, build
+from ekd.store.shard import Part, Shard, assemble, digest, part
 from ekd.types import Trace
 
 OPEN = 128  # shards kept open at once: each holds a file descriptor
-LOCK = "lock"
+PATIENCE = 600.0  # seconds to wait for another writer, who needs milliseconds
 
 
 class Store:
     """Traces by key. Opening reads only the manifest; a trace is decoded when it is asked for."""
 
     def __init__(self, path: Path | str):
-        """Raises ValueError when `path` is not a store, is newer than this ekd, or its manifest is damaged."""
+        """Raises ValueError, one sentence, when `path` is not a store, is newer than this ekd, or is damaged."""
         self.path = Path(path)
         self._load(manifests.read(self.path))
         self._open: dict[str, Shard] = {}
+        self._known: set[str] = set()  # shard files that the index covers
         self._where: dict[str, tuple[str, int]] = {}  # key -> (shard file, row)
-        self._known: set[str] = set()  # shard files that _where covers
         self._lengths: dict[str, tuple[int, int]] = {}
 
     @classmethod
     def create(cls, path: Path | str, origin: dict[str, Any]) -> Store:
         """Make a store, or open one that was made in exactly the same way.
 
-        Raises ValueError showing what differs when its origin is another.
+        origin: plain JSON values. `vocab` (entries of the teacher's softmax) is required; `temperatures` (columns of
+        log_norm), `draws` (rows are counts of so many draws) and `coarse` (see codec.Layout) shape the rows; the rest
+        is the caller's. Raises ValueError showing what differs when the store has another origin.
         """
         folder, origin = Path(path), json.loads(json.dumps(origin))
         layout_of(origin)
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK):
+        try:
+            (folder / "shards").mkdir(parents=True, exist_ok=True)
             if not (folder / manifests.NAME).exists():
-                manifests.write(folder, manifests.new(origin))
+                with lock(folder):
+                    if not (folder / manifests.NAME).exists():
+                        manifests.write(folder, manifests.new(origin))
+        except OSError as error:
+            raise ValueError(
+                f"{folder} cannot be made a trace store ({error}): give a folder you may write to"
+            ) from error
         store = cls(folder)
         if store.origin != origin:
             raise ValueError(difference(folder, store.origin, origin))
+        store.tidy()
         return store
 
     def keys(self) -> set[str]:
@@ -68,29 +77,68 @@ class Store:
         """Raises KeyError for a key that is not there, ValueError naming file and trace for one that is damaged."""
         self._scan()
         file, row = self._where[key]
-        return self._shard(file).trace(row, self.layout)
+        try:
+            return self.shard(file).trace(row, self.layout)
+        except ValueError as error:
+            way_out = f"`python -m ekd.store repair {self.path}` sets it aside, so that it is collected again"
+            raise ValueError(f"{self.path}: {error}; {way_out}") from None
 
     def append(self, traces: Sequence[Trace]) -> None:
-        """Add traces as one shard: all of them or, if anything goes wrong, none. Known keys are dropped."""
-        fresh = {trace.key: trace for trace in reversed(traces) if trace.key not in self._where}
+        """Add traces as one shard: all of them or, if anything goes wrong, none. Keys that are there are dropped.
+
+        Raises ValueError for an unsound trace, a full disk or a folder that cannot be written; what was there stays.
+        """
+        self.put([part(trace, self.layout) for trace in traces if trace.key not in self._where])
+
+    def put(self, parts: Sequence[Part]) -> None:
+        """`append` for traces that are packed already, e.g. from another store of the same origin."""
+        fresh = {about[0]: (about, prompt_ids, rows) for about, prompt_ids, rows in parts}
         if not fresh:
             return
-        data = build(list(reversed(fresh.values())), self.layout, self.origin)
-        with FileLock(self.path / LOCK):
-            known = self.keys()  # reads the manifest again: other writers may have finished some of these
-            if fresh.keys() & known:
-                left = [trace for trace in traces if trace.key in fresh.keys() - known]
-                data = build(left, self.layout, self.origin) if left else b""
-            if data:
-                self._add(data)
-        self._scan()
+        try:
+            with lock(self.path):
+                left = [fresh[key] for key in fresh.keys() - self.keys()]  # others may have finished some meanwhile
+                if left:
+                    self._add(left)
+        except OSError as error:
+            raise ValueError(
+                f"{self.path}: {len(fresh)} traces could not be saved ({error}); the {len(self)} saved before are whole: "
+                "make room or get write permission, and give the same command again"
+            ) from error
 
-    def _add(self, data: bytes) -> None:
+    def tidy(self) -> None:
+        """Take in whole shards that a killed writer had not yet put into the manifest; remove unfinished files."""
+        try:
+            with lock(self.path):
+                self._load(manifests.read(self.path))
+                for file in (self.path / "shards").glob("*.tmp"):
+                    file.unlink()
+                for file in sorted((self.path / "shards").glob("*.arrows")):
+                    if file.name not in self.shards:
+                        self._adopt(file)
+        except OSError:
+            return  # a read-only store is read as it is
+
+    def _adopt(self, file: Path) -> None:
+        name = digest(file)
+        if not name.startswith(file.stem):
+            return  # damaged: `verify` names it
+        shard = Shard(file)
+        if shard.origin == self.origin:
+            self._record(file.name, name, file.stat().st_size, len(shard), sum(shard.column("response")))
+
+    def _add(self, parts: list[Part]) -> None:
+        data = assemble(sorted(parts, key=lambda part: part[0][0]), self.origin)
         name = hashlib.sha256(data).hexdigest()
         file = f"{name[:24]}.arrows"
         manifests.replace(self.path / "shards" / file, data)
+        self._record(file, name, len(data), len(parts), sum(about[6] for about, _, _ in parts))
+        self._scan()
+
+    def _record(self, file: str, name: str, size: int, traces: int, tokens: int) -> None:
+        """The manifest comes last: a shard that it does not name does not exist."""
         manifest = manifests.read(self.path)
-        manifest["shards"].append({"file": file, "sha256": name, "bytes": len(data)})
+        manifest["shards"].append({"file": file, "sha256": name, "bytes": size, "traces": traces, "tokens": tokens})
         manifests.write(self.path, manifest)
         self._load(manifest)
 
@@ -100,20 +148,28 @@ class Store:
         self.shards: dict[str, dict[str, Any]] = {shard["file"]: shard for shard in manifest["shards"]}
 
     def _scan(self) -> None:
-        """Index the shards that are new in the manifest; a shard that cannot be read is named and left out."""
-        for file in self.shards.keys() - self._known:
+        """Index the shards that are new in the manifest. What cannot be read is named and counts as not collected."""
+        for file in [file for file in self.shards if file not in self._known]:
             self._known.add(file)
             try:
-                shard = self._shard(file)
+                shard = self.shard(file)
+                bad = shard.damaged() if shard.cut else set()
             except ValueError as error:
-                warnings.warn(f"{self.path}: {error}; its traces count as not collected", stacklevel=3)
+                warnings.warn(
+                    f"{self.path}: {error}; its {self.shards[file]['traces']} traces are left out", stacklevel=3
+                )
                 continue
             keys, prompts, responses = (shard.column(name) for name in ("key", "prompt", "response"))
+            if bad:
+                names = ", ".join(keys[row] for row in sorted(bad))
+                warnings.warn(f"{self.path}: shard {file} was cut off; left out: {names}", stacklevel=3)
             for row, key in enumerate(keys):
-                self._where.setdefault(key, (file, row))
-                self._lengths.setdefault(key, (prompts[row], responses[row]))
+                if row not in bad:
+                    self._where.setdefault(key, (file, row))
+                    self._lengths.setdefault(key, (prompts[row], responses[row]))
 
-    def _shard(self, file: str) -> Shard:
+    def shard(self, file: str) -> Shard:
+        """An open shard by its file name; the least recently opened ones are closed again."""
         if file not in self._open:
             if len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open)))
@@ -124,17 +180,41 @@ class Store:
         return Store, (self.path,)  # loader workers open it for themselves
 
 
+def lock(folder: Path) -> FileLock:
+    """One writer at a time; the system frees it when its holder dies, however it dies."""
+    return FileLock(folder / "lock", timeout=PATIENCE)
+
+
 def layout_of(origin: dict[str, Any]) -> Layout:
-    """Raises ValueError when the origin does not say how large the vocabulary is."""
-    vocab = origin.get("vocab")
+    """Raises ValueError when the origin does not say how the rows look."""
+    vocab, draws, coarse = origin.get("vocab"), origin.get("draws", 0), origin.get("coarse", 16)
     if not isinstance(vocab, int) or vocab < 1:
-        raise ValueError(f"origin['vocab'] must be the teacher's vocabulary size, a positive integer, not {vocab!r}")
-    return Layout(vocab, origin.get("draws", 0), len(origin.get("temperatures", [])), origin.get("coarse", 16))
+        raise ValueError(f"origin['vocab'] must be the size of the teacher's vocabulary, at least 1, not {vocab!r}")
+    if not isinstance(draws, int) or not 0 <= draws < 1 << 16:
+        raise ValueError(f"origin['draws'] must be an integer in 0 ... 65,535 (0: no sampling), not {draws!r}")
+    if not isinstance(coarse, int) or not 1 <= coarse <= 64:
+        raise ValueError(
+            f"origin['coarse'] must be an integer in 1 ... 64 (largest step in 1/1024 nat), not {coarse!r}"
+        )
+    return Layout(vocab, draws, len(origin.get("temperatures", [])), coarse)
 
 
 def difference(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:
-    names = sorted(name for name in ours.keys() | asked.keys() if ours.get(name) != asked.get(name))
-    lines = [f"  {name}: store {ours.get(name)!r}, asked for {asked.get(name)!r}" for name in names]
-    return (
-        f"{folder} was made differently:\n" + "\n".join(lines) + "\nask for what made it, or give another store folder"
+    """Both sides of every key that differs, nested ones as a.b, and the way out."""
+    mine, theirs = flat(ours), flat(asked)
+    names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    lines = [f"  {name}: {mine.get(name)!r} in the store, {theirs.get(name)!r} asked for" for name in names]
+    return "\n".join(
+        [
+            f"the traces in {folder} were made differently:",
+            *lines,
+            "ask for what made them, or give another store folder",
+        ]
     )
+
+
+def flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        out |= flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
+    return out

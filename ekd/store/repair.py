@@ -1,0 +1,131 @@
+"""Find out what is wrong with a store, and save what can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ekd.store import manifest as manifests
+from ekd.store.invariants import check
+from ekd.store.shard import Part, Shard, digest
+from ekd.store.store import layout_of, lock, write_shard
+
+
+class Findings(NamedTuple):
+    traces: int  # sound ones
+    tokens: int  # their response tokens
+    damage: list[str]  # one sentence each, naming the file and, where it can be told, the trace
+    notes: list[str]  # harmless: unfinished files, shards that no manifest names
+
+
+def verify(path: Path | str) -> Findings:
+    """Reads everything: checksums of files and traces, every invariant, duplicates, strangers in the folder.
+
+    Raises ValueError when there is no manifest to go by.
+    """
+    folder = Path(path)
+    manifest = manifests.read(folder)
+    traces = tokens = 0
+    damage: list[str] = []
+    seen: set[str] = set()
+    for entry in manifest["shards"]:
+        damage += file_damage(folder, entry)
+        for key, rows, wrong in shard_traces(folder, entry, manifest["origin"]):
+            wrong = wrong or (f"trace {key} is there twice" if key in seen else "")
+            seen.add(key)
+            if wrong:
+                damage.append(f"shard {entry['file']}: {wrong}")
+            else:
+                traces, tokens = traces + 1, tokens + rows
+    named = {entry["file"] for entry in manifest["shards"]}
+    strangers = sorted(file.name for file in (folder / "shards").iterdir() if file.name not in named)
+    return Findings(traces, tokens, damage, [f"{name} is in no manifest (a writer was killed)" for name in strangers])
+
+
+def file_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
+    file = folder / "shards" / entry["file"]
+    if not file.exists():
+        return [f"shard {file.name}: the file is missing; its {entry['traces']} traces are lost"]
+    if file.stat().st_size != entry["bytes"]:
+        return [f"shard {file.name}: {file.stat().st_size:,} bytes long, {entry['bytes']:,} were written"]
+    return [] if digest(file) == entry["sha256"] else [f"shard {file.name}: its sha256 is not the manifest's"]
+
+
+def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """(key, response tokens, what is wrong or "") of every trace of a shard that can be opened."""
+    layout = layout_of(origin)
+    try:
+        shard = Shard(folder / "shards" / entry["file"], entry["bytes"])
+    except ValueError as error:
+        yield "", 0, str(error).removeprefix(f"shard {entry['file']} ")
+        return
+    for row, key in enumerate(shard.column("key")):
+        try:
+            trace = shard.trace(row, layout)
+            check(trace, layout.vocab, layout.temperatures)
+            yield key, len(trace.response_ids), ""
+        except ValueError as error:
+            yield key, 0, str(error).removeprefix(f"shard {entry['file']}: ")
+
+
+def repair(path: Path | str) -> list[str]:
+    """Rebuild a damaged manifest, rewrite damaged shards with their sound traces, move the damaged files to damaged/.
+
+    Returns what was done, a sentence each; lost traces are named. Raises ValueError for a store of a newer ekd.
+    """
+    folder = Path(path)
+    done: list[str] = []
+    with lock(folder):
+        try:
+            manifest = manifests.read(folder)
+        except manifests.Damaged:
+            manifest = rebuilt(folder)
+            done.append(f"the manifest was rebuilt from {len(manifest['shards'])} shards")
+        broken = [entry for entry in manifest["shards"] if file_damage(folder, entry)]
+        manifest["shards"] = [entry for entry in manifest["shards"] if entry not in broken]
+        for entry in broken:
+            sound, lost = salvage(folder, entry)
+            if sound:
+                manifest["shards"].append(write_shard(folder, sound, manifest["origin"]))
+            done.append(f"shard {entry['file']}: {len(sound)} traces saved, lost: {', '.join(lost) or 'none'}")
+        manifests.write(folder, manifest)  # the new shards are on disk, the old ones still are: nothing hangs on luck
+        for entry in broken:
+            set_aside(folder / "shards" / entry["file"])
+    return done
+
+
+def rebuilt(folder: Path) -> dict[str, Any]:
+    """A manifest from what the shards themselves say."""
+    manifest: dict[str, Any] | None = None
+    for file in sorted((folder / "shards").glob("*.arrows")):
+        try:
+            shard = Shard(file)
+        except ValueError:
+            continue
+        manifest = manifest or manifests.new(shard.origin)
+        if shard.origin == manifest["origin"]:
+            name = digest(file)
+            entry = {"file": file.name, "sha256": name if name.startswith(file.stem) else file.stem}
+            sizes = {"bytes": file.stat().st_size, "traces": len(shard), "tokens": sum(shard.column("response"))}
+            manifest["shards"].append(entry | sizes)
+    if manifest is None:
+        raise ValueError(f"{folder} cannot be repaired: no shard in it can be read; trace again into another folder")
+    return manifest
+
+
+def salvage(folder: Path, entry: dict[str, Any]) -> tuple[list[Part], list[str]]:
+    """The sound traces of a damaged shard, and the keys of the others (or how many, where no key can be read)."""
+    try:
+        shard = Shard(folder / "shards" / entry["file"], entry["bytes"])
+    except ValueError as error:
+        return [], [f"all {entry['traces']} ({error})"]
+    bad, keys = shard.damaged(), shard.column("key")
+    return [shard.part(row) for row in range(len(shard)) if row not in bad], [keys[row] for row in sorted(bad)]
+
+
+def set_aside(file: Path) -> None:
+    if file.exists():
+        aside = file.parent.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        file.replace(aside / file.name)
