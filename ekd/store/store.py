@@ -99,11 +99,11 @@ class Store:
             with lock(self.path):
                 left = [fresh[key] for key in fresh.keys() - self.keys()]  # others may have finished some meanwhile
                 if left:
-                    self._add(left)
+                    self._record(write_shard(self.path, left, self.origin))
         except OSError as error:
             raise ValueError(
-                f"{self.path}: {len(fresh)} traces could not be saved ({error}); the {len(self)} saved before are whole: "
-                "make room or get write permission, and give the same command again"
+                f"{self.path}: {len(fresh)} traces could not be saved ({error}); the {len(self)} saved before are "
+                "whole: make room or get write permission, and give the same command again"
             ) from error
 
     def tidy(self) -> None:
@@ -124,23 +124,17 @@ class Store:
         if not name.startswith(file.stem):
             return  # damaged: `verify` names it
         shard = Shard(file)
-        if shard.origin == self.origin:
-            self._record(file.name, name, file.stat().st_size, len(shard), sum(shard.column("response")))
-
-    def _add(self, parts: list[Part]) -> None:
-        data = assemble(sorted(parts, key=lambda part: part[0][0]), self.origin)
-        name = hashlib.sha256(data).hexdigest()
-        file = f"{name[:24]}.arrows"
-        manifests.replace(self.path / "shards" / file, data)
-        self._record(file, name, len(data), len(parts), sum(about[6] for about, _, _ in parts))
         self._scan()
+        if shard.origin == self.origin and not self._where.keys() >= set(shard.column("key")):
+            self._record(entry(file, name, len(shard), sum(shard.column("response"))))
 
-    def _record(self, file: str, name: str, size: int, traces: int, tokens: int) -> None:
+    def _record(self, shard: dict[str, Any]) -> None:
         """The manifest comes last: a shard that it does not name does not exist."""
         manifest = manifests.read(self.path)
-        manifest["shards"].append({"file": file, "sha256": name, "bytes": size, "traces": traces, "tokens": tokens})
+        manifest["shards"].append(shard)
         manifests.write(self.path, manifest)
         self._load(manifest)
+        self._scan()
 
     def _load(self, manifest: dict[str, Any]) -> None:
         self.origin: dict[str, Any] = manifest["origin"]
@@ -183,6 +177,19 @@ class Store:
 def lock(folder: Path) -> FileLock:
     """One writer at a time; the system frees it when its holder dies, however it dies."""
     return FileLock(folder / "lock", timeout=PATIENCE)
+
+
+def write_shard(folder: Path, parts: Sequence[Part], origin: dict[str, Any]) -> dict[str, Any]:
+    """Writes a shard, named by its own sha256, and returns what the manifest has to say of it."""
+    data = assemble(sorted(parts, key=lambda part: part[0][0]), origin)
+    name = hashlib.sha256(data).hexdigest()
+    file = folder / "shards" / f"{name[:24]}.arrows"
+    manifests.replace(file, data)
+    return entry(file, name, len(parts), sum(about[6] for about, _, _ in parts))
+
+
+def entry(file: Path, name: str, traces: int, tokens: int) -> dict[str, Any]:
+    return {"file": file.name, "sha256": name, "bytes": file.stat().st_size, "traces": traces, "tokens": tokens}
 
 
 def layout_of(origin: dict[str, Any]) -> Layout:
