@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from rich.progress import Progress
 
 from ekd.model import load_tokenizer
-from ekd.teacher.matching import Entry, align, nameless_end, vet
-from ekd.teacher.rows import Row, to_trace
-from ekd.teacher.vocabulary import Vocabulary
-from ekd.teacher.wire import Fault, Refused, Unavailable, Unfit, Wire, clear_faults, retry_after, run_once
+from ekd.teacher.wire.matching import Entry, align, nameless_end, vet
+from ekd.teacher.wire.rows import Row, to_trace
+from ekd.teacher.wire.vocabulary import Vocabulary
+from ekd.teacher.wire.transport import Fault, Refused, Unavailable, Unfit, Wire, clear_faults, retry_after, run_once
 from ekd.types import Failure, Request, Trace
 
 TOP = 20  # the most that Ollama gives

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from ekd.teacher.rows import Row
-from ekd.teacher.vocabulary import Vocabulary
+from ekd.teacher.wire.rows import Row
+from ekd.teacher.wire.vocabulary import Vocabulary
 from ekd.types import Failure, Trace
 
 

@@ -1,0 +1,266 @@
+"""Any OpenAI-style server as the teacher: llama-server, vLLM, SGLang, or a hosted one.
+
+The client is httpx and not the `openai` package: llama-server and SGLang give ids only at paths of their own, vLLM by
+fields that OpenAI does not know; retries are counted here (the package has some of its own); an answer of 1,000 tokens
+is 21,000 objects to the package and one json.loads here; and httpx is installed with the ollama client anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import httpx
+
+from ekd.model import load_tokenizer
+from ekd.teacher.wire.dialect import Dialect, Sampling, Solved
+from ekd.teacher.wire.llama import Llama
+from ekd.teacher.wire.matching import vet
+from ekd.teacher.wire.rows import Row, to_trace
+from ekd.teacher.wire.sglang import SGLang
+from ekd.teacher.wire.text import Text
+from ekd.teacher.wire.transport import Fault, Refused, Unavailable, Unfit, Wire, clear_faults, retry_after, run_once
+from ekd.teacher.wire.vllm import VLLM
+from ekd.teacher.wire.vocabulary import Vocabulary
+from ekd.types import Failure, Request, Trace
+
+DIALECTS: dict[str, Any] = {"llama": Llama, "vllm": VLLM, "sglang": SGLang, "text": Text}
+OWNERS = {"llamacpp": "llama", "vllm": "vllm", "sglang": "sglang"}  # `owned_by` in /v1/models
+PROBE = "The capital of France is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAI:
+    """Entropies are midpoints of bounds (`top` of V logprobs are known). Every argument: see conf/teacher/openai.yaml."""
+
+    model: str | None
+    tokenizer: str
+    endpoints: list[str]
+    server: str
+    mode: str
+    api_key_env: str | None
+    concurrency: int
+    top: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_hard: float
+    attempts: int
+    backoff: float
+    timeout: float
+    patience: float
+    exact: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("generate", "score"):
+            raise ValueError(f"teacher.mode is generate or score, not {self.mode!r}")
+        if self.server not in ("auto", *DIALECTS):
+            raise ValueError(f"teacher.server is auto, {', '.join(DIALECTS)}, not {self.server!r}")
+        if self.mode == "score" and self.server == "text":
+            raise ValueError("teacher.server=text cannot score given solutions: use llama, vllm or sglang, or teacher=hf")
+        if self.top < 1 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"teacher.top and teacher.max_new_tokens are 1 or more, not {self.top} and {self.max_new_tokens}"
+            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "teacher.temperature is 0 (greedy) or more and 0 < teacher.top_p <= 1, "
+                f"not {self.temperature} and {self.top_p}"
+            )
+        if not 0 <= self.max_hard <= 1:
+            raise ValueError(f"teacher.max_hard is a share, 0 to 1, not {self.max_hard}")
+        if self.timeout <= 0:
+            raise ValueError(f"teacher.timeout is more than 0 seconds, not {self.timeout}")
+        _ = self.wire  # checks the rest
+
+    @cached_property
+    def wire(self) -> Wire:
+        return Wire(
+            endpoints=self.endpoints,
+            concurrency=self.concurrency,
+            attempts=self.attempts,
+            backoff=self.backoff,
+            patience=self.patience,
+        )
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(load_tokenizer(self.tokenizer))
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.max_new_tokens, self.top)
+
+    @cached_property
+    def served(self) -> dict[str, Any]:
+        """What serves the teacher and what it says of the model, from the first endpoint that answers."""
+        return run_once(self._find())
+
+    def origin(self) -> dict:
+        left_out = {"model", "server", "endpoints", "tokenizer", "api_key_env", "concurrency", "max_hard", "exact"}
+        left_out |= {"attempts", "backoff", "timeout", "patience"}
+        if self.mode == "score":
+            left_out |= {"temperature", "top_p", "max_new_tokens"}
+        kept = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return {"type": "openai", **self.served, **kept}
+
+    def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
+        """Traces come in the order in which the servers finish them; a request that finally failed is a Failure."""
+        if self.served:  # asked first: a server that cannot be a teacher is refused before any work
+            answers = self.wire.run(requests, self._connect, self._ask)
+            yield from vet((self._trace(request, answer) for request, answer in answers), self.max_hard)
+
+    async def _find(self) -> dict[str, Any]:
+        reasons = []
+        for url in self.endpoints:
+            try:
+                async with self._connect(url) as server:
+                    await self._greet(server)
+                    return server.served
+            except Fault as fault:
+                reasons.append(str(fault))
+        raise ValueError(f"{'; '.join(reasons)}: start the server, or give teacher.endpoints=[URL,...]")
+
+    @asynccontextmanager
+    async def _connect(self, url: str) -> AsyncIterator[Server]:
+        key = os.environ.get(self.api_key_env) if self.api_key_env else None
+        limits = httpx.Limits(max_connections=2 * self.concurrency, max_keepalive_connections=self.concurrency)
+        async with httpx.AsyncClient(
+            base_url=url.rstrip("/").removesuffix("/v1"),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(self.timeout, connect=10.0),
+            limits=limits,
+        ) as client:
+            yield Server(url, client, self.timeout)
+
+    async def _greet(self, server: Server) -> None:
+        """Finds out what the server is and tries what will be asked; raises Unfit with the way out."""
+        try:
+            listed = (await server.call("GET", "/v1/models"))["data"]
+            entry = self._pick(server.url, listed)
+            kind = self.server if self.server != "auto" else self._kind(server.url, entry)
+            dialect = DIALECTS[kind](model=entry["id"], vocabulary=self.vocabulary)
+            await self._try(server, dialect)
+        except (Refused, KeyError, TypeError) as error:
+            reason = str(error) if isinstance(error, Refused) else "its answers are not of the OpenAI kind"
+            raise Unfit(f"{server.url} cannot be the teacher: {reason}") from error
+        told = {name: entry[name] for name in ("root", "meta") if entry.get(name)}
+        server.served = {"server": kind, "model": entry["id"].rpartition("/")[2], **told}
+        server.dialect = dialect
+
+    def _pick(self, url: str, listed: list[dict[str, Any]]) -> dict[str, Any]:
+        names = [entry["id"] for entry in listed]
+        if self.model is None and len(listed) == 1:
+            return listed[0]
+        if self.model in names:
+            return listed[names.index(self.model)]
+        raise Refused(f"it serves {', '.join(names[:20])}; give one as teacher.model, not {self.model}")
+
+    def _kind(self, url: str, entry: dict[str, Any]) -> str:
+        if entry.get("owned_by") == "library":
+            raise Refused("it is an Ollama server, which gives no logprobs here; use teacher=ollama")
+        return OWNERS.get(str(entry.get("owned_by")), "text")
+
+    async def _try(self, server: Server, dialect: Dialect) -> None:
+        """A few tokens as they will be asked for. The logprobs must not depend on how tokens are sampled."""
+        prompt = self.vocabulary.spell(PROBE)
+        if self.mode == "score":
+            given = Request("probe", "probe", 0, 0, prompt[:2], [*prompt[2:], self.vocabulary.tokenizer.eos_token_id])
+            self._check_top((await dialect.score(server.post, given, self.top)).rows)
+            return
+        asked = Request("probe", "probe", 0, 0, prompt)
+        sampling = self.sampling._replace(max_new_tokens=8)
+        first = await dialect.generate(server.post, asked, sampling)
+        self._check_top(first.rows)
+        plain = await dialect.generate(server.post, asked, sampling._replace(temperature=1.0, top_p=1.0))
+        if first.rows[0] and plain.rows[0] and abs(_highest(first.rows[0]) - _highest(plain.rows[0])) > 0.05:
+            raise Refused(
+                f"its logprobs change with the temperature ({self.temperature}), so they are not the teacher's own: "
+                "give teacher.temperature=1 teacher.top_p=1, or start SGLang with SGLANG_RETURN_ORIGINAL_LOGPROB=1, "
+                "vLLM with --logprobs-mode raw_logprobs"
+            )
+
+    def _check_top(self, rows: list[Row | None]) -> None:
+        most = max((len(row.ids) for row in rows if row), default=0)
+        if most < self.top:
+            raise Refused(
+                f"it gives {most} of the {self.top} alternatives asked for; give teacher.top={max(most, 1)}, or start "
+                f"vLLM with --max-logprobs {self.top}"
+            )
+
+    async def _ask(self, server: Server, request: Request) -> tuple[Solved, int]:
+        if server.dialect is None:  # its first work, or it was away until now
+            async with server.lock:
+                if server.dialect is None:
+                    await self._greet(server)
+            if server.served != self.served:
+                raise Unfit(
+                    f"{server.url} serves {server.served}, the other endpoints {self.served}: let all serve the same, "
+                    "or leave it out of teacher.endpoints"
+                )
+        assert server.dialect is not None
+        try:
+            if self.mode == "score":
+                solved = await server.dialect.score(server.post, request, self.top)
+            else:
+                solved = await server.dialect.generate(server.post, request, self.sampling)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise Fault(f"{server.url} answered in an unknown form") from error
+        return solved, len(solved.ids)
+
+    def _trace(self, request: Request, answer: Solved | Failure) -> Trace | Failure:
+        if isinstance(answer, Failure):
+            return answer
+        try:
+            return to_trace(request, answer.ids, answer.rows, answer.finish, self.vocabulary.size)
+        except ValueError as error:
+            return Failure(request.key, request.problem_id, str(error))
+
+
+@dataclass
+class Server:
+    url: str
+    client: httpx.AsyncClient
+    timeout: float
+    dialect: Dialect | None = None  # None = not greeted yet
+    served: dict[str, Any] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await self.call("POST", path, body)
+
+    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        async with clear_faults(self.url, self.timeout):
+            response = await self.client.request(method, path, json=body)
+        if response.status_code in (429, 503):
+            raise Unavailable(f"{self.url} is busy (HTTP {response.status_code})", retry_after(response))
+        if response.status_code in (401, 403):
+            raise Unfit(f"{self.url} wants a key (HTTP {response.status_code}): export it, and give teacher.api_key_env")
+        if response.status_code >= 400:
+            reason = f"{self.url} says: {_reason(response)}"
+            raise Refused(reason) if response.status_code < 500 and response.status_code != 408 else Fault(reason)
+        try:
+            said = json.loads(response.content)
+        except ValueError as error:
+            raise Fault(f"{self.url} sent something that is not JSON") from error
+        if not isinstance(said, dict):
+            raise Fault(f"{self.url} answered in an unknown form")
+        return said
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        said = response.json()
+        return str(said["error"]["message"] if isinstance(said["error"], dict) else said["error"])
+    except (ValueError, TypeError, KeyError):
+        return f"HTTP {response.status_code} {response.text[:200]}".strip()
+
+
+def _highest(row: Row) -> float:
+    return max(row.logprobs)
