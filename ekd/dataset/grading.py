@@ -8,7 +8,7 @@ Where the answer is read, in this order, always the last occurrence (a thinking 
 Nothing else is guessed: a response without any of these is "unparseable", and so is a box that was cut off.
 
 How it is compared, cheapest first: as plain numbers (exact fractions), as text, as lists and pairs element by element,
-and only then by algebra (math-verify, at most 5 seconds). Units in words, currency and degree signs are ignored, so
+and only then by algebra (math-verify, at most 3 seconds). Units in words, currency and degree signs are ignored, so
 "15 cm^2" is 15; 20% equals 20 and 0.2; a pair keeps its order and its brackets, a list of solutions has no order.
 """
 
@@ -24,14 +24,19 @@ from ekd.types import Verdict
 LONGEST_RESPONSE = 200_000  # characters; only the end of a longer one is read
 LONGEST_ANSWER = 300  # characters given to math-verify; a longer answer is compared as text only
 
-_MARK = re.compile(r"\b(?:final\s{1,3})?answer(?:\s{1,3}is|\s{0,3}:|\s{0,3}=)[\s:*]{0,8}", re.IGNORECASE)
+_MARK = re.compile(
+    r"\b(?:answer(?:\s{1,3}is|\s{0,3}:|\s{0,3}=)|final\s{1,3}answer[*\s]{0,3}\n)[\s:*]{0,8}", re.IGNORECASE
+)
+_REASON = re.compile(r",? \b(?:because|since|which|where|when|as)\b")
 _SENTENCE_END = re.compile(r"\n|\.(?:\s|$)|[!?](?:\s|$)")
 _MATH = re.compile(r"\$([^$\n]{1,400})\$|\\\(([^\n]{1,400}?)\\\)")
 _LOOSE_NUMBER = re.compile(r"-?\$?-?\d[\d,]{0,30}(?:\.\d{1,30})?%?")
-_NAMED = re.compile(r"(?:[A-Za-z]|\\[a-z]{2,8})(?:_\{?\w\}?|\([a-z]\))?\s*(?:=|\\in(?![A-Za-z])|\\approx)\s*")
+_NAMED = re.compile(  # "x = ", "f(x) =", "\theta \in", "\approx"
+    r"(?:(?:[A-Za-z]|\\[a-z]{2,8})(?:_\{?\w\}?|\([a-z]\))?\s*(?:=|\\in(?![A-Za-z])|\\approx)|\\approx)\s*"
+)
 _BASE = re.compile(r"([0-9A-Fa-f]{1,60})\s*_\s*\{?\s*(\d{1,2})\s*\}?")
 _CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]{3,}")
+_WORDS = re.compile(r"[A-Za-z' -]*[A-Za-z]{4}[A-Za-z' -]*")
 
 
 def grade(answer: str, response: str) -> Verdict:
@@ -76,7 +81,7 @@ def _from_sentence(sentence: str) -> str:
         return ""
     if math := _MATH.search(sentence):
         return (math[1] or math[2]).strip()
-    whole = sentence.strip().rstrip(".,;:* ").lstrip("*: ")
+    whole = _REASON.split(sentence, maxsplit=1)[0].strip().rstrip(".,;:* ").lstrip("*: ")
     if read_number(clean(whole.rsplit("=", 1)[-1])) or not re.search(r"\d", whole):
         return whole.rsplit("=", 1)[-1].strip() if clean(whole) else ""
     numbers = _LOOSE_NUMBER.findall(whole)
@@ -105,7 +110,7 @@ def _same(gold: str, given: str) -> bool:
         return False
     if _plain(gold) == _plain(given):
         return True
-    for decide in (_as_numbers, _as_base, _as_choice, _as_words):
+    for decide in (_as_numbers, _as_sets, _as_base, _as_choice, _as_words):
         verdict = decide(gold, given)
         if verdict is not None:
             return verdict
@@ -149,13 +154,37 @@ def _as_words(gold: str, given: str) -> bool | None:
     return gold.casefold().split() == given.casefold().strip("\"'. ").split()
 
 
+def _as_sets(gold: str, given: str) -> bool | None:
+    """Lists of plain numbers are decided here: math-verify would take 1, 1 for 1."""
+    golds, givens = _elements(gold), _elements(given)
+    if len(golds) == len(givens) == 1 or not all(read_number(_value_part(part)) for part in golds + givens):
+        return None
+    return _paired(golds, givens)
+
+
 def _as_parts(gold: str, given: str) -> bool:
     """Pairs and intervals in order with the same brackets; lists of solutions in any order."""
     left, right = _value_part(gold), _value_part(given)
     if len(left) > 2 and left[0] in "([" and left[-1] in ")]":
-        if (left[0], left[-1]) != (right[0], right[-1]):
+        if not right or (left[0], left[-1]) != (right[0], right[-1]):
             return False
-        pair = split_top(left[1:-1]), split_top(right[1:-1])
-        return len(pair[0]) == len(pair[1]) > 1 and all(_same(a, b) for a, b in zip(*pair, strict=True))
-    golds, givens = split_top(left), split_top(right)
-    return len(golds) == len(givens) > 1 and all(any(_same(a, b) for b in givens) for a in golds)
+        golds, givens = split_top(left[1:-1]), split_top(right[1:-1])
+        return len(golds) == len(givens) > 1 and all(_same(a, b) for a, b in zip(golds, givens, strict=True))
+    golds, givens = _elements(left), _elements(right)
+    return len(golds) > 1 and _paired(golds, givens)
+
+
+def _elements(text: str) -> list[str]:
+    """The solutions that a list or a set {...} names."""
+    return split_top(text.removeprefix("\\{").removesuffix("\\}"))
+
+
+def _paired(golds: list[str], givens: list[str]) -> bool:
+    """Whether each has its own equal in the other."""
+    rest = list(givens)
+    for gold in golds:
+        found = next((given for given in rest if _same(gold, given)), None)
+        if found is None:
+            return False
+        rest.remove(found)
+    return not rest

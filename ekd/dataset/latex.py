@@ -6,9 +6,11 @@ import re
 
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textrm|textit|mathbf|operatorname|textnormal)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_BOX_MARK = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\boxed\s{1,3}(?P<word>-?[\w.]{1,40})|\\.|[{}]", re.DOTALL)
 _SPELLING = [
     (re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])\.?"), ""),
-    (re.compile(r"\\[!,;:]\s*|\\ |~|\\q?quad\b"), " "),
+    (re.compile(r"(?<!\\)\\!\s*"), ""),
+    (re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad\b"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\\$|\$|€|£|\*\*|\\\(|\\\)|\\\[|\\\]"), ""),
@@ -17,29 +19,31 @@ _SPELLING = [
     (re.compile("[−–]"), "-"),
     (re.compile(r"\\le(?:q|qslant)?(?![A-Za-z])|≤"), r"\\leq "),
     (re.compile(r"\\ge(?:q|qslant)?(?![A-Za-z])|≥"), r"\\geq "),
-    (re.compile(r"(?<=\d),\s+(?=\d{3}(?!\d))(?![^()\[\]]*[)\]])"), ","),
 ]
 
 
 def boxed(text: str) -> list[str]:
-    r"""The contents of every finished \boxed{...} or \fbox{...}, in order; braces may nest. Linear in the text."""
-    found = []
-    for match in re.finditer(r"\\f?boxed\s{0,3}\{|\\fbox\s{0,3}\{|\\boxed\s{1,3}(?=[\w-])", text):
-        start = match.end()
-        end = closing_brace(text, start) if match.group().endswith("{") else _word_end(text, start)
-        if end is not None:
-            found.append(text[start:end])
-    return found
+    r"""The contents of every finished \boxed{...} or \fbox{...} in order. Braces may nest; of nested boxes, the inner.
 
-
-def closing_brace(text: str, start: int, limit: int = 2000) -> int | None:
-    """Where the group that opened just before `start` closes; None within `limit` characters if it does not."""
-    depth = 1
-    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start, start + limit):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if depth == 0:
-            return match.start()
-    return None
+    One pass, whatever the text. A box longer than 2,000 characters is not an answer and is left out.
+    """
+    spans: list[tuple[int, int]] = []
+    open_groups: list[tuple[int, bool]] = []  # where its content begins, and whether it is a box without a box inside
+    for match in _BOX_MARK.finditer(text):
+        mark = match.group()
+        if mark.startswith(("\\boxed", "\\fbox")):
+            open_groups = [(start, False) for start, _ in open_groups[-50:]]
+            if mark.endswith("{"):
+                open_groups.append((match.end(), True))
+            else:
+                spans.append((match.start("word"), match.end("word")))
+        elif mark == "{":
+            open_groups.append((match.end(), False))
+        elif mark == "}" and open_groups:
+            start, is_box = open_groups.pop()
+            if is_box and match.start() - start <= 2000:
+                spans.append((start, match.start()))
+    return [text[start:end] for start, end in spans]
 
 
 def clean(text: str) -> str:
@@ -64,8 +68,3 @@ def split_top(text: str) -> list[str]:
             parts.append(text[start : match.start()])
             start = match.end()
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
-
-
-def _word_end(text: str, start: int) -> int:
-    match = re.compile(r"-?[\w.]{1,40}").match(text, start)
-    return match.end() if match else start

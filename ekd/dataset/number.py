@@ -9,6 +9,7 @@ from typing import NamedTuple
 SCALE = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 # Words after a number that are not units but mathematics.
 NOT_UNITS = {"and", "or", "to", "times", "over", "plus", "minus", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "mod"}
+LETTER_UNITS = {"m", "s", "g", "h", "L", "N", "J"}
 ATTACHED = (
     "cm|mm|km|kg|mg|ml|mL|ft|lbs?|oz|mph|mins?|hrs?|am|pm|degrees?|dollars?|cents?"  # units written without a space
 )
@@ -62,7 +63,9 @@ def equal(gold: Number, given: Number) -> bool:
 
 def _is_unit(words: list[str]) -> bool:
     """A lone letter may be a variable: "5 x" is not a number with a unit."""
-    return all(word.lower() not in NOT_UNITS for word in words) and (not words or len(words[0]) > 1)
+    if not words:
+        return True
+    return not NOT_UNITS & {word.lower() for word in words} and (len(words[0]) > 1 or words[0] in LETTER_UNITS)
 
 
 def _value(groups: dict[str, str | None]) -> Fraction | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-SECONDS = 5.0  # the longest that one comparison may take, once the child is ready
+SECONDS = 3.0  # the longest that one comparison may take, once the child is ready
 MEMORY = 2 * 2**30  # bytes of address space that the child may use, where the system can limit it
 
 
@@ -101,7 +101,7 @@ def _compare(gold: str, given: str) -> bool:
     latex = [LatexExtractionConfig()]
     left = parse(f"${gold}$", latex, fallback_mode="no_fallback", parsing_timeout=None)
     right = parse(f"${given}$", latex, fallback_mode="no_fallback", parsing_timeout=None)
-    return bool(left and right and verify(left, right, timeout_seconds=None))
+    return bool(left and right and verify(left, right, allow_set_relation_comp=True, timeout_seconds=None))
 
 
 def _limit_memory() -> None:
@@ -114,14 +114,15 @@ def _limit_memory() -> None:
 def serve(seconds: float) -> None:
     """The child: one JSON pair in, one "true" or "false" out, until the parent closes the pipe."""
     logging.disable(logging.CRITICAL)
+    replies, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is not a reply
     _compare("1", "1")  # load everything before the clock runs
     _limit_memory()
-    print("ready", flush=True)
+    print("ready", file=replies, flush=True)
     for line in sys.stdin:
         faulthandler.dump_traceback_later(seconds, exit=True)
         verdict = _compare(*json.loads(line))
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(verdict), flush=True)
+        print(json.dumps(verdict), file=replies, flush=True)
 
 
 if __name__ == "__main__":
