@@ -26,6 +26,8 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
+        if any((folder / "shards").glob("*.arrows")):
+            raise damaged(path, "it is missing") from None
         raise ValueError(f"{folder} is not a trace store: it has no {NAME}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise damaged(path, str(error)) from None

@@ -55,6 +55,8 @@ def file_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
 def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
     """(key, response tokens, what is wrong or "") of every trace of a shard that can be opened."""
     layout = layout_of(origin)
+    if not (folder / "shards" / entry["file"]).exists():
+        return
     try:
         shard = Shard(folder / "shards" / entry["file"], entry["bytes"])
     except ValueError as error:
@@ -90,8 +92,10 @@ def repair(path: Path | str) -> list[str]:
                 manifest["shards"].append(write_shard(folder, sound, manifest["origin"]))
             done.append(f"shard {entry['file']}: {len(sound)} traces saved, lost: {', '.join(lost) or 'none'}")
         manifests.write(folder, manifest)  # the new shards are on disk, the old ones still are: nothing hangs on luck
+        kept = {entry["file"] for entry in manifest["shards"]}  # one that was only too long is whole again by now
         for entry in broken:
-            set_aside(folder / "shards" / entry["file"])
+            if entry["file"] not in kept:
+                set_aside(folder / "shards" / entry["file"])
     return done
 
 

@@ -52,7 +52,7 @@ def assemble(parts: Sequence[Part], origin: dict[str, Any]) -> bytes:
     for about, prompt_ids, rows in parts:
         prompt = Writer()
         prompt.integers(prompt_ids[len(begin) :], 4)
-        table.append([*about, checksum(about, begin, prompt.bytes(), rows), prompt.bytes(), rows])
+        table.append([*about, checksum(about, begin, prompt.bytes(), rows), prompt.bytes(), bytes(rows)])
     return stream(table, {"ekd": json.dumps({"origin": origin, "prompts_begin": begin.tolist()})})
 
 
@@ -70,7 +70,7 @@ def stream(table: list[list[Any]], metadata: dict[str, str]) -> bytes:
     columns = []
     for field, values in zip(SCHEMA, zip(*table, strict=True), strict=True):
         plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        columns.append(pa.array(values, plain).cast(field.type) if plain == field.type else encoded(values, field.type))
+        columns.append(pa.array(values, plain) if plain == field.type else encoded(values, field.type))
     schema = SCHEMA.with_metadata(metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:

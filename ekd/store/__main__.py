@@ -1,0 +1,137 @@
+"""python -m ekd.store verify | inspect | repair | merge | export | import: look after a store of traces."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ekd.store.repair import repair, verify
+from ekd.store.store import Store
+
+console = Console()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: fine; 1: damage was found; 2: the request cannot be carried out, said in one sentence."""
+    options = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m ekd.store", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("verify", help="checksums and every invariant of every trace; exit 1 when damaged")
+    check.add_argument("path", type=Path)
+    check.set_defaults(run=run_verify)
+    mend = commands.add_parser("repair", help="rebuild the manifest, keep sound traces, set damaged files aside")
+    mend.add_argument("path", type=Path)
+    mend.set_defaults(run=run_repair)
+    look = commands.add_parser("inspect", help="counts, bytes a token, entropies, three traces with forks marked")
+    look.add_argument("path", type=Path)
+    look.add_argument("--tokenizer", help="hub name, folder or smollm2: shows text instead of ids")
+    look.add_argument("--topk", type=float, default=20.0, help="percent, for the share of certain decisions")
+    look.add_argument("--bucket", type=float, nargs=2, default=(70.0, 80.0), help="two percentiles, for the same")
+    look.set_defaults(run=run_inspect)
+    join = commands.add_parser("merge", help="stores of one origin into one, with few large shards")
+    join.add_argument("paths", type=Path, nargs="+")
+    join.add_argument("-o", "--out", type=Path, required=True)
+    join.set_defaults(run=run_merge)
+    give = commands.add_parser("export", help="plain Parquet or JSON lines for other tools (columns: docs/store.md)")
+    give.add_argument("path", type=Path)
+    give.add_argument("-o", "--out", type=Path, required=True, help="a file; JSON lines when it ends in .jsonl")
+    give.set_defaults(run=run_export)
+    take = commands.add_parser("import", help="a Hugging Face dataset with top-k ids and logprobs for each token")
+    take.add_argument("source", help="folder of save_to_disk, .parquet, .json, .jsonl, or a hub name")
+    take.add_argument("-o", "--out", type=Path, required=True, help="the store")
+    take.add_argument("--tokenizer", required=True, help="the tokenizer whose ids these are")
+    take.add_argument("--vocab", type=int, required=True, help="entries of the teacher's softmax")
+    take.add_argument("--teacher", required=True, help="what made the rows; kept in the origin")
+    take.add_argument("--split", default="train")
+    take.add_argument("--columns", nargs=4, default=("top_ids", "top_logprobs", "input_ids", "labels"))
+    take.set_defaults(run=run_import)
+    return top
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    found = verify(options.path)
+    for line in found.damage:
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    for line in found.notes:
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+    state = f"{len(found.damage)} problems, see above" if found.damage else "no damage"
+    console.print(
+        f"{options.path}: {found.traces:,} sound traces, {found.tokens:,} response tokens; {state}", soft_wrap=True
+    )
+    return 1 if found.damage else 0
+
+
+def run_repair(options: argparse.Namespace) -> int:
+    for line in repair(options.path) or ["nothing was damaged"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    from ekd.store.inspection import report
+
+    lower, upper = options.bucket
+    if not (0 < options.topk <= 100 and 0 <= lower < upper <= 100):
+        raise ValueError(f"percentages lie in 0 ... 100, not topk {options.topk}, bucket {lower} to {upper}")
+    for part in report(Store(options.path), options.topk, lower, upper, tokenizer(options.tokenizer)):
+        console.print(part)
+    return 0
+
+
+def tokenizer(name: str | None) -> Any:
+    if name is None:
+        return None
+    from ekd.model import load_tokenizer  # heavy: imported when asked for
+
+    return load_tokenizer(name)
+
+
+def run_merge(options: argparse.Namespace) -> int:
+    from ekd.store.transfer import merge
+
+    out = merge(options.paths, options.out)
+    console.print(f"{options.out}: {len(out):,} traces in {len(out.shards)} shards")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    from ekd.store.transfer import export
+
+    console.print(f"{options.out}: {export(Store(options.path), options.out):,} traces")
+    return 0
+
+
+def run_import(options: argparse.Namespace) -> int:
+    from ekd.store.foreign import Columns, load, traces
+    from ekd.store.tokenizer import tokenizer_fingerprint
+
+    fingerprint = tokenizer_fingerprint(tokenizer(options.tokenizer))
+    origin = {"vocab": options.vocab, "teacher": options.teacher, "imported": options.source, "tokenizer": fingerprint}
+    store = Store.create(options.out, origin)
+    some = []
+    for trace in traces(load(options.source, options.split), Columns(*options.columns), options.vocab):
+        some.append(trace)
+        if len(some) == 512:
+            store.append(some)
+            some = []
+    store.append(some)
+    console.print(f"{options.out}: {len(store):,} traces")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Stores into one store, and a store into files that any other tool can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ekd.store.shard import Part
+from ekd.store.store import Store, difference
+from ekd.types import Trace
+
+CHUNK = 64 << 20  # bytes of packed rows a merged shard
+
+# Rows lie flat: row r has counts[r] entries, one after the other in ids and logprobs, the token that came next first.
+COLUMNS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("problem_id", pa.string()),
+        ("sample", pa.int32()),
+        ("finish", pa.string()),
+        ("exact", pa.bool_()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("response_ids", pa.list_(pa.int32())),
+        ("counts", pa.list_(pa.int32())),
+        ("ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("log_tail", pa.list_(pa.float32())),
+        ("entropy", pa.list_(pa.float32())),
+        ("valid", pa.list_(pa.bool_())),
+        ("log_norm", pa.list_(pa.float32())),  # row r has one for each of the origin's temperatures
+    ]
+)
+
+
+def merge(sources: Sequence[Path], target: Path) -> Store:
+    """All traces of stores of one origin in one store, in few large shards; each key once. Rows are not repacked.
+
+    Raises ValueError when two origins differ or a trace is damaged (`repair` first).
+    """
+    stores = [Store(path) for path in sources]
+    for store in stores[1:]:
+        if store.origin != stores[0].origin:
+            raise ValueError(difference(store.path, store.origin, stores[0].origin))
+    out = Store.create(target, stores[0].origin)
+    for chunk in chunks(part for store in stores for part in parts(store)):
+        out.put(chunk)
+    return out
+
+
+def parts(store: Store) -> Iterator[Part]:
+    store.keys()
+    for file in store.shards:
+        shard = store.shard(file)
+        yield from (shard.part(row) for row in range(len(shard)))
+
+
+def chunks(some: Iterable[Part]) -> Iterator[list[Part]]:
+    chunk: list[Part] = []
+    size = 0
+    for part in some:
+        chunk.append(part)
+        size += len(part[2])
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def export(store: Store, target: Path, some: int = 512) -> int:
+    """Every trace, in the order of the keys, as plain columns: Parquet, or JSON lines for a target that ends in .jsonl.
+
+    Written beside the target and renamed at the end. some: traces a row group. Returns how many traces there were.
+    """
+    keys = sorted(store.keys())
+    unfinished = target.with_name(target.name + ".tmp")
+    if target.suffix == ".jsonl":
+        with unfinished.open("w", encoding="utf-8") as file:
+            for key in keys:
+                file.write(json.dumps(plain(store[key]), ensure_ascii=False) + "\n")
+    else:
+        about = COLUMNS.with_metadata({"ekd.origin": json.dumps(store.origin)})
+        with pq.ParquetWriter(unfinished, about, compression="zstd") as writer:
+            for at in range(0, len(keys), some):
+                rows = [plain(store[key]) for key in keys[at : at + some]]
+                writer.write_table(pa.Table.from_pylist(rows, schema=about))
+    unfinished.replace(target)
+    return len(keys)
+
+
+def plain(trace: Trace) -> dict[str, object]:
+    """A trace as plain values; -inf (no tail, no mass) is None, because JSON has no infinity."""
+    out: dict[str, object] = {}
+    for name in COLUMNS.names:
+        value = trace._asdict()[name]
+        if isinstance(value, str | int | bool):
+            out[name] = value
+        else:
+            out[name] = [None if x == float("-inf") else x for x in value.ravel().tolist()]
+    return out
