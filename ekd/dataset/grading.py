@@ -155,8 +155,10 @@ def _as_words(gold: str, given: str) -> bool | None:
 
 
 def _as_sets(gold: str, given: str) -> bool | None:
-    """Lists of plain numbers are decided here: math-verify would take 1, 1 for 1."""
+    """Lists of plain numbers are decided here: math-verify would take 1, 1 for 1, and the interval (1, 2) for 1, 2."""
     golds, givens = _elements(gold), _elements(given)
+    if len(golds) > 1 and len(givens) == 1 and re.fullmatch(r"[(\[].*,.*[)\]]", given):
+        return False
     if len(golds) == len(givens) == 1 or not all(read_number(_value_part(part)) for part in golds + givens):
         return None
     return _paired(golds, givens)
