@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ekd.selector.chance import uniform
+from ekd.selector.segment import check_scores
 from ekd.selector.topk import TopK
 
 
 class Random(nn.Module):
-    """As many rows as topk would take, uniformly; the score is not looked at.
+    """As many rows as topk would take, uniformly; the score only has to be a number.
 
         w_t = [rank of u_t < max(1, ceil(k n / 100))],  u_t uniform, new at each step
 
@@ -29,6 +30,7 @@ class Random(nn.Module):
 
     def forward(self, score: Tensor, sequence: Tensor) -> Tensor:
         """(R,), (R,) -> weight (R,), 0 or 1."""
+        check_scores(score)
         draw = uniform(score.numel(), score, self.seed, int(self.step))
         self.step += 1
         return self.topk(draw, sequence).to(score.dtype)

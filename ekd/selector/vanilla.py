@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ekd.selector.segment import check_scores
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vanilla:
-    """Every row counts the same; the score is not looked at.
+    """Every row counts the same; the score only has to be a number.
 
         w_t = 1
 
@@ -19,4 +21,5 @@ class Vanilla:
 
     def __call__(self, score: Tensor, sequence: Tensor) -> Tensor:
         """(R,), (R,) -> weight (R,) of ones."""
+        check_scores(score)
         return torch.ones_like(score)
