@@ -89,8 +89,13 @@ class Exam:
         made = [who, asdict(self.prompt), self.questions(), self.max_new_tokens, self.temperature, self.seed]
         return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def by_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Solver:
+    def by_model(self, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> Solver:
+        """The model is loaded only when there is something to solve."""
+
         def solve(requests: list[Request]) -> Iterator[tuple[Request, Text]]:
+            if not requests:
+                return
+            model = load()
             end = end_ids(model, tokenizer)
             ordered = sorted(requests, key=lambda r: len(r.prompt_ids))
             training = model.training

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
 from ekd.head import EMPTY, Head, distill, head_of, stats
-from ekd.model import load_model
+from ekd.model import identity, load_model
 from ekd.types import Batch, Learns, Loss, Rows, Selector, Signal
 
 HARD_ROWS = ("end", "all", "none")
@@ -65,11 +65,20 @@ class Student(L.LightningModule):
         self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
         self.model: PreTrainedModel | None = None
         self.register_buffer("paid", torch.zeros((), dtype=torch.float64), persistent=False)  # weight since the last step
+        self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far
+        self.speed = {"tokens": 0, "seconds": 0.0}
         self.val_metrics = torch.nn.ModuleDict({name: MeanMetric() for name in ("kl", "agreement", "ce", "entropy")})
+
+    def load(self) -> PreTrainedModel:
+        """The untrained student."""
+        return load_model(self.name, **self.spec)  # type: ignore[arg-type]
+
+    def origin(self) -> dict[str, Any]:
+        return {"type": "student", **identity(self.name), "layers": self.spec["layers"], "dtype": self.spec["dtype"]}
 
     def configure_model(self) -> None:
         if self.model is None:
-            self.model = load_model(self.name, **self.spec)  # type: ignore[arg-type]
+            self.model = self.load()
             self.model.train()
             if self.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
@@ -81,8 +90,10 @@ class Student(L.LightningModule):
         out = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         return out.last_hidden_state[batch.mask]
 
+    def on_train_batch_start(self, batch: Batch, _: int) -> None:
+        self._began = monotonic()
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        began = monotonic()
         assert self.model is not None
         hidden, head, rows = self.hidden(batch), head_of(self.model), batch.rows
         weight = self.weigh(hidden, head, rows)
@@ -101,8 +112,14 @@ class Student(L.LightningModule):
         for part in (self.signal, self.selector):
             if isinstance(part, Learns):
                 part.learn(rows, weight, torch.zeros_like(weight).masked_scatter(keep, price))
-        self._log_step(total.detach(), weight, rows, began)
+        self._log_step(total.detach(), weight, rows)
         return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, _: int) -> None:
+        """Response tokens a second, selected or not, over the whole step: forward, backward, optimizer."""
+        self.speed["tokens"] += len(batch.rows.valid)
+        self.speed["seconds"] += monotonic() - self._began
+        self.log("train/tokens_per_second", len(batch.rows.valid) / (monotonic() - self._began), batch_size=1)
 
     @torch.no_grad()
     def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> Tensor:
@@ -131,15 +148,12 @@ class Student(L.LightningModule):
                 parameter.grad.mul_(factor.to(parameter.grad.dtype))
         self.paid.zero_()
 
-    def _log_step(self, total: Tensor, weight: Tensor, rows: Rows, began: float) -> None:
+    def _log_step(self, total: Tensor, weight: Tensor, rows: Rows) -> None:
+        self.supervised += (weight > 0).sum()
         chosen = ((weight > 0) & rows.valid).sum() / rows.valid.sum().clamp_min(1)
-        values = {
-            "train/loss": total / weight.sum().clamp_min(1e-12),
-            "train/selected": chosen,
-            "train/tokens_per_second": len(weight) / (monotonic() - began),  # of the forward pass and the head
-        }
-        self.log_dict(values, batch_size=1)
-        self.log("train/loss_bar", values["train/loss"], prog_bar=True, logger=False, batch_size=1)
+        self.log("train/loss", total / weight.sum().clamp_min(1e-12), prog_bar=True, batch_size=1)
+        self.log("train/selected", chosen, batch_size=1)
+        self.log("train/supervised_tokens", self.supervised.float(), batch_size=1)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Every response row, whatever the selector, at temperature 1: comparable across a sweep."""
@@ -188,4 +202,5 @@ def at_temperature(rows: Rows, temperature: float) -> Tensor:
         return rows.teacher_logprobs
     known = rows.teacher_logprobs[:, :-1].double() / temperature - rows.log_norm[:, None].double()
     tail = torch.log1p(-known.exp().sum(1).clamp_max(1.0))
+    tail = tail.masked_fill(rows.teacher_logprobs[:, -1].isneginf(), float("-inf"))  # a row that names all, names all
     return torch.cat([known, tail[:, None]], 1).float()

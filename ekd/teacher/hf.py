@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ekd.generation import generate
+from ekd.head import Head, head_of
 from ekd.model import end_ids, identity, load_model, load_tokenizer, pick_device
 from ekd.types import Request, Trace
 
@@ -67,7 +70,12 @@ class HF:
         if self.mode == "score":
             left_out |= {"temperature", "top_p", "max_new_tokens"}
         kept = {k: v for k, v in asdict(self).items() if k not in left_out}
-        return {"type": "hf", **identity(self.model, self.trust_remote_code), **kept, "temperatures": [float(t) for t in self.temperatures]}
+        return {
+            "type": "hf",
+            **identity(self.model, self.trust_remote_code),
+            **kept,
+            "temperatures": [float(t) for t in self.temperatures],
+        }
 
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace]:
         """Longest first, so that a batch has little padding and a batch too large for the memory fails at once."""
@@ -100,7 +108,7 @@ class HF:
             temperature=self.temperature,
             top_p=self.top_p,
             seeds=[r.seed for r in batch],
-            watch=lambda logits, chosen: steps.append(top(logits, chosen, self.mass, self.max_k, self.temperatures)),
+            watch=lambda z, chosen: steps.append(top(z, chosen, self.mass, self.max_k, self.temperatures)),
         )
         for row, (request, text) in enumerate(zip(batch, texts, strict=True)):
             rows = Top(*(torch.stack([column[row] for column in columns]) for columns in zip(*steps, strict=True)))
@@ -108,25 +116,37 @@ class HF:
 
     @torch.inference_mode()
     def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
-        texts = [r.prompt_ids + (r.response_ids or []) for r in batch]
-        ids = torch.zeros((len(batch), max(map(len, texts))), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = torch.tensor(text)
-            mask[row, : len(text)] = 1
-        hidden = model.get_decoder()(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-        ).last_hidden_state
+        shared = len(os.path.commonprefix([r.prompt_ids[:-1] for r in batch]))
+        hidden = _suffix_hidden(model, [r.prompt_ids + (r.response_ids or []) for r in batch], shared)
+        head = head_of(model)
         for row, request in enumerate(batch):
             response = request.response_ids or []
-            start = len(request.prompt_ids) - 1  # the last prompt token predicts the first of the response
+            start = len(request.prompt_ids) - 1 - shared  # the last prompt token predicts the first of the response
             parts = []
             for at in range(0, len(response), 128):  # 128 rows of logits at a time: 25 MB at a vocabulary of 49,152
                 chunk = torch.tensor(response[at : at + 128], device=hidden.device)
-                logits = logits_of(model, hidden[row, start + at : start + at + len(chunk)])
-                parts.append(top(logits, chunk, self.mass, self.max_k, self.temperatures))
-            rows = Top(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-            yield to_trace(request, response, "stop" if response[-1] in end else "length", rows)
+                rows = logits(hidden[row, start + at : start + at + len(chunk)], head)
+                parts.append(top(rows, chunk, self.mass, self.max_k, self.temperatures))
+            known = Top(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+            yield to_trace(request, response, "stop" if response[-1] in end else "length", known)
+
+
+def _suffix_hidden(model: PreTrainedModel, texts: list[list[int]], shared: int) -> Tensor:
+    """(B, longest - shared, H). The common beginning (system message, worked examples) is read once, not B times."""
+    decoder, cache = model.get_decoder(), None
+    if shared:
+        cache = decoder(
+            input_ids=torch.tensor([texts[0][:shared]], device=model.device), use_cache=True
+        ).past_key_values
+        cache.batch_repeat_interleave(len(texts))
+    width = max(map(len, texts))
+    ids = torch.zeros((len(texts), width - shared), dtype=torch.long)
+    mask = torch.zeros((len(texts), width), dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text) - shared] = torch.tensor(text[shared:])
+        mask[row, : len(text)] = 1
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return decoder(**inputs, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
 
 class Top(NamedTuple):
@@ -140,19 +160,16 @@ class Top(NamedTuple):
     log_norm: Tensor  # (N, temperatures)
 
 
-def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """(N, H) -> (N, V): the head as the model applies it (Cohere scales, Gemma caps)."""
-    logits = model.get_output_embeddings()(hidden)
-    config = model.config.to_dict()
-    logits = logits * (config.get("logit_scale") or 1.0)
-    cap = config.get("final_logit_softcapping")
-    return logits if not cap else cap * torch.tanh(logits / cap)
+def logits(hidden: Tensor, head: Head) -> Tensor:
+    """(N, H) -> (N, V) as the model itself would."""
+    z = F.linear(hidden, head.weight, head.bias) * head.scale
+    return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
-def top(logits: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequence[float]) -> Top:
-    """logits (N, V), target (N,) -> the rows a trace keeps. Entropy and tail are exact, over the whole vocabulary."""
-    logits = logits.float()
-    log_p = logits - logits.logsumexp(-1, keepdim=True)  # not log_softmax: biased by 2e-5 on CPU at V = 151,936
+def top(z: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequence[float]) -> Top:
+    """logits z (N, V), target (N,) -> the rows a trace keeps. Entropy and tail are exact, over the whole vocabulary."""
+    z = z.float()
+    log_p = z - z.logsumexp(-1, keepdim=True)  # not log_softmax: biased by 2e-5 on CPU at V = 151,936
     p = log_p.exp()
     entropy = -(p * log_p.clamp_min(-1e30)).sum(-1)
     log_norm = torch.stack([(log_p / t).logsumexp(-1) for t in temperatures], -1) if temperatures else p[:, :0]

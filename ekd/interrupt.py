@@ -1,0 +1,42 @@
+"""Ctrl-C during training: finish the step, save, stop. A second one ends at once."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+
+class Interrupt(L.Callback):
+    """Saves `dirpath`/interrupted.ckpt, from which `ckpt=...` goes on exactly. `path` is None unless it did."""
+
+    def __init__(self, dirpath: str) -> None:
+        self.dirpath = Path(dirpath)
+        self.asked = False
+        self.path: Path | None = None
+        self._step = 0
+        self._former: Any = None
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._former = signal.signal(signal.SIGINT, self._ask)
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        signal.signal(signal.SIGINT, self._former)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        # Within an optimizer step a partly accumulated gradient would be lost, so its end is waited for.
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if not (self.asked and stepped):
+            return
+        self.path = self.dirpath / "interrupted.ckpt"
+        trainer.save_checkpoint(self.path)
+        trainer.should_stop = True
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nfinishing this step, then saving (Ctrl-C again: stop at once) ...", flush=True)

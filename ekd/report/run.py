@@ -1,0 +1,32 @@
+"""What one run found, as a table for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """figures: as in metrics.json."""
+    view = Table(title="what came out", show_header=False, title_justify="left")
+    before, after = figures.get("before", {}), figures["after"]
+    for name, label in (("kl", "KL to the teacher"), ("agreement", "top-1 agreement with the teacher"), ("ce", "cross entropy")):
+        start = f"{before[f'val/{name}']:.4f} → " if before else ""
+        view.add_row(f"held-out {label}", f"{start}{after[f'val/{name}']:.4f}")
+    for who, result in figures["exams"].items():
+        view.add_row(f"accuracy, {who}", accuracy(result))
+    train = figures["train"]
+    view.add_row("tokens selected", f"{100 * train['selected']:.1f}% ({train['supervised_tokens']:,} in all)")
+    view.add_row("training speed", f"{train['tokens_per_second']:,.0f} response tokens/s")
+    view.add_row("peak memory", f"{figures['peak_memory_gb']:.2f} GB")
+    view.add_row("time", f"{figures['minutes']:.1f} minutes")
+    return view
+
+
+def accuracy(result: dict[str, float]) -> str:
+    return (
+        f"{100 * result['accuracy']:.1f}% of {result['problems']} [{100 * result['accuracy_low']:.1f}, "
+        f"{100 * result['accuracy_high']:.1f}]; no answer found in {100 * result['unparseable']:.0f}%, "
+        f"{100 * result['truncated']:.0f}% cut off"
+    )

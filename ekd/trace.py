@@ -1,0 +1,25 @@
+"""python -m ekd.trace: collect traces into a store, without training."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from ekd.door import build, door
+
+
+def main(config: DictConfig) -> int:
+    data = build(config.data)
+    data.prepare_data()
+    data.setup("trace")
+    tokens = sum(response for _, response in data.store.lengths().values())
+    print(f"\n{len(data.store)} traces, {tokens:,} response tokens: {data.store.path}")
+    failed = [failure for collected in data.collected.values() for failure in collected.failures]
+    for failure in failed:
+        print(f"failed: problem {failure.problem_id}: {failure.reason}")
+    if failed:
+        print(f"{len(failed)} problems failed; the same command asks for them again")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    door("trace", main)

@@ -1,0 +1,66 @@
+"""Tiny models and what they make. Nothing here needs a network, a GPU or a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two threads fight over the small matrices of these tests; one is faster.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from ekd.collect import Collector  # noqa: E402 (the thread count must be set before torch is imported)
+from ekd.dataset.arithmetic import Arithmetic  # noqa: E402
+from ekd.model import load_model, load_tokenizer  # noqa: E402
+from ekd.prompt import Prompt  # noqa: E402
+from ekd.teacher.hf import HF  # noqa: E402
+from ekd.types import Trace  # noqa: E402
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    """A cache of its own for every test but the real ones, which share the converted model."""
+    if request.node.get_closest_marker("real") is None:
+        monkeypatch.setenv("EKD_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def hf(**changes) -> HF:
+    values = {
+        "model": "tiny:1", "mode": "generate", "dtype": "float32", "quantize": None, "attention": "sdpa", "device": "cpu",
+        "trust_remote_code": False, "mass": 0.99, "max_k": 16, "temperatures": [], "temperature": 1.0, "top_p": 1.0,
+        "max_new_tokens": 12, "batch_size": 4,
+    }  # fmt: skip
+    return HF(**(values | changes))
+
+
+def collector(**changes) -> Collector:
+    values = {
+        "teacher": hf(),
+        "dataset": Arithmetic(seed=0, train=24, val=6, test=6, kinds=None, levels=[1]),
+        "prompt": Prompt(system="", instruction="", shots=0, thinking=None),
+        "tokenizer": "tiny",
+        "store": None,
+        "samples": 1,
+        "seed": 0,
+        "trust_remote_code": False,
+    }
+    return Collector(**(values | changes))
+
+
+def traces(count: int = 6, **changes) -> list[Trace]:
+    """Straight from the teacher, not through a store."""
+    maker = collector(**changes)
+    return list(maker.teacher.trace(maker.requests("train", count)))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return load_tokenizer("tiny")
+
+
+@pytest.fixture
+def tiny():
+    return load_model("tiny").eval()
