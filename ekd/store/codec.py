@@ -59,7 +59,11 @@ def encode(trace: Trace, layout: Layout) -> bytes:
         out.integers(trace.entropy.astype(np.float16).view(np.uint16).astype(np.int64), 2)
     else:
         codes = to_code(np.repeat(logprobs[first], trace.counts) - logprobs, layout.coarse)
-        tail = to_code(-trace.log_tail.astype(np.float64), layout.coarse)
+        tail = tail_code(
+            trace.log_tail.astype(np.float64),
+            np.add.reduceat(np.exp(logprobs), first) if len(first) else first,
+            layout.coarse,
+        )
         later = np.delete(np.arange(len(ids)), first)
         out.integers(codes[later] - codes[later - 1], 3)
         out.integers(tail, 3)
@@ -131,16 +135,27 @@ def told(
         below, p, product = (table[codes] for table in tables(layout.coarse))
     else:
         below, p, product = terms(codes, layout.coarse)
-    log_tail = -from_code(tail, layout.coarse)
+    log_tail, log_named = from_tail_code(tail, layout.coarse)
     if not len(first):
         return -below, log_tail, log_tail, log_tail
-    mass = np.exp(log_tail)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a tail of 1 leaves nothing for the others
-        known, scale = 1 - mass, np.log1p(-mass) - np.log(np.add.reduceat(p, first))
-        least = np.exp(scale) * np.add.reduceat(product, first) - np.where(known > 0, known * scale, 0)
-        least -= np.where(mass > 0, mass * log_tail, 0)
+    mass, scale = np.exp(log_tail), log_named - np.log(np.add.reduceat(p, first))
+    least = np.exp(scale) * np.add.reduceat(product, first) - np.exp(log_named) * scale
+    least -= np.where(mass > 0, mass * np.where(mass > 0, log_tail, 0), 0)
     most = least + mass * np.log(np.maximum(layout.vocab - counts, 1))
     return np.repeat(scale, counts) - below, log_tail, least, most
+
+
+def tail_code(log_tail: np.ndarray, mass: np.ndarray, coarse: int) -> np.ndarray:
+    """Twice the code of the smaller of tail and named mass; plus 1 when that is the named mass. The other is 1 - it."""
+    large = log_tail > np.log(0.5)
+    return 2 * to_code(np.where(large, -np.log(mass), -log_tail), coarse) + large
+
+
+def from_tail_code(code: np.ndarray, coarse: int) -> tuple[np.ndarray, np.ndarray]:
+    """(log_tail, ln of the named mass)."""
+    small = -from_code(code >> 1, coarse)
+    large = np.log1p(-np.exp(np.minimum(small, -1e-9)))
+    return np.where(code & 1, large, small), np.where(code & 1, small, large)
 
 
 @lru_cache

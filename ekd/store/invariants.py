@@ -48,7 +48,7 @@ def mass(trace: Trace) -> str:
     for name, some in (("logprobs", trace.logprobs), ("log_tail", trace.log_tail)):
         if len(some) and not float(some.max()) <= SLACK:  # also true of NaN
             return f"{name} hold {some.max()}; the logarithm of a probability is at most 0"
-    if not np.isfinite(trace.entropy).all() or (len(trace.entropy) and float(trace.entropy.min()) < 0):
+    if not np.isfinite(trace.entropy).all() or (len(trace.entropy) and float(trace.entropy.min()) < -SLACK):
         return "an entropy is negative or not a finite number"
     if not np.isfinite(trace.log_norm).all():
         return "a log_norm is not a finite number"

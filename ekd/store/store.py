@@ -124,9 +124,16 @@ class Store:
         if not name.startswith(file.stem):
             return  # damaged: `verify` names it
         shard = Shard(file)
+        if shard.origin != self.origin:
+            return
         self._scan()
-        if shard.origin == self.origin and not self._where.keys() >= set(shard.column("key")):
+        fresh = [shard.part(row) for row, key in enumerate(shard.column("key")) if key not in self._where]
+        if len(fresh) == len(shard):
             self._record(entry(file, name, len(shard), sum(shard.column("response"))))
+            return
+        if fresh:  # another writer has made some of its traces since
+            self._record(write_shard(self.path, fresh, self.origin))
+        file.unlink()
 
     def _record(self, shard: dict[str, Any]) -> None:
         """The manifest comes last: a shard that it does not name does not exist."""
