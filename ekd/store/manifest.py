@@ -33,6 +33,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise damaged(path, str(error)) from None
     if not isinstance(manifest, dict) or manifest.get("format") != "ekd-store":
         raise ValueError(f"{path} is not the manifest of a trace store: its format is not 'ekd-store'")
+    if not isinstance(manifest.get("version"), int):
+        raise damaged(path, "it has no version")
     if manifest["version"] > VERSION:
         raise ValueError(
             f"{folder} was written by a newer ekd (store version {manifest['version']}, this ekd reads up to "
@@ -60,11 +62,15 @@ def damaged(path: Path, why: str) -> Damaged:
 def replace(path: Path, data: bytes) -> None:
     """Write a file so that, whatever happens, the old or the new one is there, whole."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+        raise
     sync(path.parent)
 
 
