@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ekd.signal.bandit import FEATURES, WAITING, token_class
+from ekd.signal.bandit import FEATURES, token_class
 from ekd.types import Rows, Signal, Stats
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -323,7 +323,7 @@ def test_the_bandit_finds_out_what_pays() -> None:
 
 
 def test_the_bandit_answers_micro_batches_in_their_order() -> None:
-    one, two = copy.deepcopy(SIGNALS["bandit"]), copy.deepcopy(SIGNALS["bandit"])
+    one, two = (build("bandit", "trainer.accumulate_grad_batches=2") for _ in range(2))
     a, b = make(1)[0], make(2)[0]
     later_a, later_b = after_a_step(a, 3), after_a_step(b, 4)
     for rows, later in ((a, later_a), (b, later_b)):
@@ -349,10 +349,10 @@ def test_the_bandits_memory_travels_and_is_not_rounded() -> None:
 
 
 def test_a_bandit_that_is_never_rewarded_says_so() -> None:
-    bandit = copy.deepcopy(SIGNALS["bandit"])
-    bandit.waiting = [None] * WAITING  # type: ignore[list-item]
+    bandit, rows = copy.deepcopy(SIGNALS["bandit"]), make(1)[0]
+    bandit.learn(rows, torch.ones(14), torch.zeros(14))
     with pytest.raises(RuntimeError, match="review"):
-        bandit.learn(make(1)[0], torch.ones(14), torch.zeros(14))
+        bandit.learn(rows, torch.ones(14), torch.zeros(14))
 
 
 def test_token_classes() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekd.selector.segment import best_of_empty, check_scope, check_scores, quantile, segments
+from ekd.selector.segment import best_of_empty, check_scope, check_scores, quantiles, segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,7 @@ class Bucket:
         """(R,), (R,) -> weight (R,), 0 or 1."""
         check_scores(score)
         runs = segments(sequence, self.scope)
-        low = quantile(score, runs, self.lower)[runs.member]
-        high = quantile(score, runs, self.upper)[runs.member]
+        low, high = (q[runs.member] for q in quantiles(score, runs, self.lower, self.upper))
         exact = score.double()
         keep = (low <= exact) & (exact <= high)
         nearness = -torch.abs(exact - (low + high) / 2)

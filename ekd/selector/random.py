@@ -17,7 +17,7 @@ class Random(nn.Module):
 
     The step is a buffer: a resumed run goes on with the choices that it would have made. Ranks draw differently.
 
-    Source: the control of "Rethinking Selective Knowledge Distillation" 2026, arXiv 2602.01395.
+    Source: the control of Tavor et al. 2026 (SE-KD), arXiv 2602.01395.
     """
 
     step: Tensor

@@ -65,13 +65,15 @@ def rank(score: Tensor, runs: Segments, descending: bool = True) -> Tensor:
     return place
 
 
-def quantile(score: Tensor, runs: Segments, percent: float) -> Tensor:
-    """(S,) float64: each segment's quantile, linear interpolation between the two nearest ranks (as numpy does)."""
+def quantiles(score: Tensor, runs: Segments, *percents: float) -> list[Tensor]:
+    """(S,) float64 for each percent: linear interpolation between the two nearest ranks of a segment, as in numpy."""
     ascending = score[by_score(score, runs, descending=False)].double()
-    place = percent * (runs.size - 1).double() / 100
-    low, high = place.floor().long(), place.ceil().long()
-    below, above = ascending[runs.start + low], ascending[runs.start + high]
-    return below + (above - below) * (place - low)
+    found = []
+    for percent in percents:
+        place = percent * (runs.size - 1).double() / 100
+        below, above = (ascending[runs.start + side.long()] for side in (place.floor(), place.ceil()))
+        found.append(below + (above - below) * (place - place.floor()))
+    return found
 
 
 def by_segment(value: Tensor, runs: Segments, how: str) -> Tensor:
@@ -83,5 +85,7 @@ def by_segment(value: Tensor, runs: Segments, how: str) -> Tensor:
 def best_of_empty(keep: Tensor, score: Tensor, sequence: Tensor) -> Tensor:
     """keep (R,) bool -> the same, with the highest row added to each sequence that has none."""
     runs = segments(sequence)
-    kept = torch.zeros_like(runs.size).index_add_(0, runs.member, keep.long())
-    return keep | ((rank(score, runs) == 0) & (kept == 0)[runs.member])
+    empty = torch.zeros_like(runs.size).index_add_(0, runs.member, keep.long()) == 0
+    if not bool(empty.any()):
+        return keep
+    return keep | ((rank(score, runs) == 0) & empty[runs.member])

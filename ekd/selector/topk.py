@@ -17,8 +17,8 @@ class TopK:
 
     With `scope="batch"` the rows of all sequences compete, and a sequence left with none keeps its highest row.
 
-    Source: the EKD project's README (selector "ekd"); "Rethinking Selective Knowledge Distillation" 2026,
-    arXiv 2602.01395 (SE-KD, top 20%).
+    Source: the EKD project's README (selector "ekd"); Tavor et al. 2026, "Rethinking Selective Knowledge
+    Distillation" (SE-KD, top 20%), arXiv 2602.01395.
     """
 
     k_percent: float

@@ -13,7 +13,6 @@ from ekd.signal.view import kl, log_p, log_q, student_ce, teacher_ce
 from ekd.types import Rows
 
 FEATURES = 6
-WAITING = 1024  # micro-batches without a reward, after which something must be wrong
 
 
 class Bandit(nn.Module):
@@ -36,14 +35,16 @@ class Bandit(nn.Module):
     matrix: Tensor
     vector: Tensor
 
-    def __init__(self, *, tokenizer: str, explore: float, ridge: float, clip: float, trust_remote_code: bool) -> None:
+    def __init__(
+        self, *, tokenizer: str, explore: float, ridge: float, clip: float, accumulate: int, trust_remote_code: bool
+    ) -> None:
         super().__init__()
         if not (0 <= explore < math.inf and 0 < ridge < math.inf and clip > 0):
             raise ValueError(
                 f"explore={explore}, ridge={ridge}, clip={clip}: explore needs to be 0 or more, ridge and clip above 0."
             )
         self.tokenizer, self.trust_remote_code = tokenizer, trust_remote_code
-        self.explore, self.ridge, self.clip = explore, ridge, clip
+        self.explore, self.ridge, self.clip, self.accumulate = explore, ridge, clip, accumulate
         start = ridge * torch.eye(FEATURES, dtype=torch.float64)
         # kept as bits: trainer.precision=bf16-true rounds every floating point buffer of a module
         self.register_buffer("matrix", start.view(torch.int64))
@@ -61,8 +62,8 @@ class Bandit(nn.Module):
 
     def learn(self, rows: Rows, weight: Tensor, price: Tensor) -> None:
         """weight (R,): notes the chosen rows and their KL before the step."""
-        if len(self.waiting) >= WAITING:
-            raise RuntimeError("the bandit has never been given a reward: call review(rows) after each optimizer step")
+        if len(self.waiting) >= self.accumulate:
+            raise RuntimeError("the bandit still waits for a reward: call review(rows) after each optimizer step")
         chosen = weight > 0
         self.waiting.append((chosen, self.contexts(rows)[chosen], kl(log_p(rows), log_q(rows))[chosen].double()))
 

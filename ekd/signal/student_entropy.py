@@ -17,7 +17,7 @@ class StudentEntropy:
 
         H(q_t) = -sum_j q_t(j) ln q_t(j)
 
-    Source: "Rethinking Selective Knowledge Distillation" 2026, arXiv 2602.01395 (SE-KD).
+    Source: Tavor et al. 2026, "Rethinking Selective Knowledge Distillation" (SE-KD), arXiv 2602.01395.
     """
 
     needs_student: ClassVar[bool] = True
