@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import gguf
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from ekd.model import _embedded_gguf, home
+
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared"
-OLD = "old"  # a model whose server knows no logprobs
 
 
 def recorded(path: Path) -> list[dict]:
@@ -98,8 +107,8 @@ def _streamed(whole: dict) -> bytes:
 
 
 @contextmanager
-def serve(answer, port: int = 0) -> Iterator[str]:
-    """answer(method, path, body) -> (status, body); or with headers as a third. Gives the URL."""
+def serve(answer, port: int = 0, headers: bool = False) -> Iterator[str]:
+    """answer(method, path, body) -> (status, body[, headers]); headers: it is given those of the request too."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -107,14 +116,15 @@ def serve(answer, port: int = 0) -> Iterator[str]:
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, content, *headers = answer(self.command, self.path, body)
+            seen = [self.headers] if headers else []
+            status, content, *more = answer(self.command, self.path, body, *seen)
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **(headers[0] if headers else {})}.items():
+            for name, value in {"Content-Length": str(len(content)), **(more[0] if more else {})}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_HEAD = handle_any  # noqa: N815
+        do_GET = do_POST = do_HEAD = handle_any
 
         def log_message(self, *_: object) -> None: ...
 
@@ -128,3 +138,44 @@ def serve(answer, port: int = 0) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def build(name: str, changes: dict):
+    """conf/teacher/<name>.yaml with changes, as the doors build it."""
+    config = OmegaConf.load(Path(__file__).parents[1] / "conf" / "teacher" / f"{name}.yaml")
+    return instantiate(OmegaConf.merge(config, changes), _convert_="all")
+
+
+def dequantised() -> str:
+    """The embedded GGUF with its weights as float32: what transformers computes with. Made once, 540 MB."""
+    target = home() / "models" / "smollm2-f32.gguf"
+    if target.exists():
+        return str(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    reader = gguf.GGUFReader(_embedded_gguf())
+    aside = target.with_suffix(f".{os.getpid()}")
+    writer = gguf.GGUFWriter(aside, reader.fields["general.architecture"].contents())
+    for name, entry in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.quantization_version"):
+            inner = entry.types[-1] if entry.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, entry.contents(), entry.types[0], inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    aside.rename(target)
+    return str(target)
+
+
+@contextmanager
+def llama_server(model: str = "smollm2", *options: str) -> Iterator[str]:
+    """Real llama.cpp in a process of its own; one thread, because its threads spin."""
+    script = Path(__file__).parents[1] / "scripts" / "serve_gguf.py"
+    command = [sys.executable, str(script), model, "--port", "0", "--threads", "1", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()

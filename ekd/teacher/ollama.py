@@ -19,11 +19,10 @@ import ollama
 from pydantic import ValidationError
 from rich.progress import Progress
 
-from ekd.model import load_tokenizer
 from ekd.teacher.wire.matching import Entry, align, nameless_end, vet
 from ekd.teacher.wire.rows import Row, to_trace
-from ekd.teacher.wire.vocabulary import Vocabulary
 from ekd.teacher.wire.transport import Fault, Refused, Unavailable, Unfit, Wire, clear_faults, retry_after, run_once
+from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
 
 TOP = 20  # the most that Ollama gives
@@ -62,8 +61,8 @@ class Ollama:
     def __post_init__(self) -> None:
         if self.mode != "generate":
             raise ValueError(
-                f"teacher.mode={self.mode} is not possible with teacher=ollama, which can only generate: to score given "
-                "solutions use teacher=hf, or teacher=openai with a vLLM or SGLang server"
+                f"teacher.mode={self.mode} is not possible: teacher=ollama can only generate; to score given "
+                "solutions use teacher=hf, or teacher=openai with llama-server, vLLM or SGLang"
             )
         if self.num_ctx < 256:
             raise ValueError(f"teacher.num_ctx is 256 or more (Ollama turns less into 256), not {self.num_ctx}")
@@ -94,7 +93,7 @@ class Ollama:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(load_tokenizer(self.tokenizer))
+        return vocabulary_of(self.tokenizer)
 
     @cached_property
     def digest(self) -> str:
@@ -173,14 +172,14 @@ class Ollama:
         _judge(said, request)
         end = None
         if self.end_row and said.done_reason == "stop":
-            end = await self._generate(server, prompt + said.response, request.seed, 1, format={"type": "string"})
+            end = await self._generate(server, prompt + (said.response or ""), request.seed, 1, format={"type": "string"})
         return Answer(said, end), said.eval_count or 0
 
     def _prompt(self, server: Server, request: Request) -> str:
         if len(request.prompt_ids) >= self.num_ctx:
             raise Refused(
-                f"the prompt has {len(request.prompt_ids)} tokens and teacher.num_ctx={self.num_ctx} leaves no room for "
-                "an answer; give a larger one"
+                f"teacher.num_ctx={self.num_ctx} leaves no room for an answer to this prompt of "
+                f"{len(request.prompt_ids)} tokens; give a larger one"
             )
         own_bos = server.adds_bos and request.prompt_ids[0] == self.vocabulary.tokenizer.bos_token_id
         return self.vocabulary.prompt(request.prompt_ids[1:] if own_bos else request.prompt_ids)
@@ -203,7 +202,9 @@ class Ollama:
         async with _clear_errors(server.url, self.timeout):
             if not self.stream:
                 return await server.client.generate(self.model, prompt, **call)
-            return _joined([part async for part in await server.client.generate(self.model, prompt, stream=True, **call)])
+            return _joined(
+                [part async for part in await server.client.generate(self.model, prompt, stream=True, **call)]
+            )
 
     def _match(self, request: Request, answer: Answer | Failure) -> Trace | Failure:
         if isinstance(answer, Failure):
@@ -220,7 +221,7 @@ class Ollama:
     ) -> tuple[list[int], list[Row | None]]:
         stopped = said.done_reason == "stop"
         entries = [_entry(e) for e in said.logprobs or ()]
-        ids, rows = align(entries, said.response, (said.eval_count or 0) - stopped, self.vocabulary)
+        ids, rows = align(entries, said.response or "", (said.eval_count or 0) - stopped, self.vocabulary)
         if stopped:
             top = _entry(end.logprobs[0]).top if end is not None and end.logprobs else []
             ids.append(self.vocabulary.tokenizer.eos_token_id)
@@ -296,6 +297,8 @@ def _judge(said: ollama.GenerateResponse, request: Request) -> None:
         if len(last) == REPEATS and len(set(last)) == 1:
             raise Refused(f"Ollama gave the answer up silently: it repeats {last[0]!r} without end")
         raise Fault("the answer stopped in the middle (done: false)")
+    if said.logprobs is None and said.response:
+        raise Refused("the answer came without logprobs")
     if said.thinking:
         raise Refused("Ollama took a part of the answer away as thinking; this version cannot be used raw, update it")
     if said.done_reason not in ("stop", "length"):
@@ -312,7 +315,7 @@ def _joined(parts: list[ollama.GenerateResponse]) -> ollama.GenerateResponse:
     if not parts:
         raise Fault("the stream ended before it began")
     entries = [entry for part in parts for entry in part.logprobs or ()]
-    text = "".join(part.response for part in parts)
+    text = "".join(part.response or "" for part in parts)
     return parts[-1].model_copy(update={"response": text, "logprobs": entries})
 
 

@@ -38,7 +38,9 @@ class Llama:
         if said["stop_type"] not in ("eos", "limit"):
             raise Fault(f"llama-server stopped with stop_type {said['stop_type']!r}")
         if not same_text(said["tokens"], said["content"], self.vocabulary):
-            raise Refused("the server's ids mean other texts to the student's tokenizer: they are of different families")
+            raise Refused(
+                "the server's ids mean other texts to the student's tokenizer: they are of different families"
+            )
         finish = "stop" if said["stop_type"] == "eos" else "length"
         return closed(said["tokens"], self._rows(said), finish, self.vocabulary)
 
@@ -53,7 +55,9 @@ class Llama:
         for possible, stretch in groupby(range(len(body)), key=lambda i: begins[i] and ends[i]):
             places = list(stretch)
             if possible:
-                rows += await self._force(post, [*request.prompt_ids, *body[: places[0]]], [body[i] for i in places], top)
+                rows += await self._force(
+                    post, [*request.prompt_ids, *body[: places[0]]], [body[i] for i in places], top
+                )
             else:
                 rows += [None] * len(places)
         if end:

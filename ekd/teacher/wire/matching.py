@@ -7,6 +7,7 @@ own reading of the whole response. Everything else is a hard row: it knows its t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -14,6 +15,11 @@ from typing import NamedTuple
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.vocabulary import Vocabulary
 from ekd.types import Failure, Trace
+
+ENOUGH = 200  # rows that tell a foreign tokenizer
+MANY = 8  # failures that tell a teacher that cannot work
+
+log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -60,29 +66,50 @@ def nameless_end(top: Sequence[tuple[bytes, float]], vocabulary: Vocabulary) -> 
     return _row(Entry(b"", nameless[0], list(top)), vocabulary)
 
 
-def vet(answers: Iterable[Trace | Failure], limit: float, enough: int = 200) -> Iterator[Trace | Failure]:
-    """Passes answers on, but none before `enough` rows showed that the teacher's tokens are the student's.
+def vet(answers: Iterable[Trace | Failure], limit: float) -> Iterator[Trace | Failure]:
+    """Passes answers on, but none before ENOUGH rows showed that the teacher's tokens are the student's.
 
-    limit: the largest share of hard rows (end tokens apart). Raises ValueError above it; then nothing was passed on.
+    limit: the largest share of hard rows (end tokens apart). Raises ValueError above it, or when the first MANY
+    requests all failed; then nothing was passed on.
     """
+    share = _Share()
     held: list[Trace | Failure] = []
-    rows = hard = 0
     stream = iter(answers)
     for answer in stream:
         held.append(answer)
-        if isinstance(answer, Trace):
-            body = answer.valid[:-1] if answer.finish == "stop" else answer.valid
-            rows, hard = rows + len(body), hard + int((~body).sum())
-        if rows >= enough:
+        share.add(answer)
+        if share.rows >= ENOUGH:
             break
-    if rows and hard > limit * rows:
+        if isinstance(answer, Failure) and len(held) >= MANY and not share.rows:
+            raise ValueError(f"the first {len(held)} requests all failed; the last one: {answer.reason}")
+    if share.hard > limit * share.rows:
         raise ValueError(
-            f"{hard} of the first {rows} tokens of the teacher ({hard / rows:.0%}, limit {limit:.0%}) are not tokens of "
-            "the student's tokenizer: they are most likely of different model families. Choose a student of the "
-            "teacher's family, or, if these texts are full of emoji or rare scripts, raise teacher.max_hard"
+            f"{share.hard} of the first {share.rows} tokens of the teacher ({share.hard / share.rows:.0%}, limit "
+            f"{limit:.0%}) are not tokens of the student's tokenizer: they are most likely of different families. "
+            "Choose a student of the teacher's family, or, if these texts are full of emoji or rare scripts, raise "
+            "teacher.max_hard"
         )
     yield from held
-    yield from stream
+    for answer in stream:
+        share.add(answer)
+        yield answer
+    log.info("%d tokens traced; %d of them (%.2f%%) without a teacher row, end tokens apart", *share.told())
+
+
+class _Share:
+    """How many rows are hard, end tokens apart."""
+
+    def __init__(self) -> None:
+        self.rows = self.hard = 0
+
+    def add(self, answer: Trace | Failure) -> None:
+        if isinstance(answer, Trace):
+            body = answer.valid[:-1] if answer.finish == "stop" else answer.valid
+            self.rows += len(body)
+            self.hard += int((~body).sum())
+
+    def told(self) -> tuple[int, int, float]:
+        return self.rows, self.hard, 100 * self.hard / max(self.rows, 1)
 
 
 def _starts(spellings: list[bytes]) -> list[int]:

@@ -37,7 +37,9 @@ class SGLang:
             raise Fault(f"SGLang stopped with finish_reason {finish!r}")
         ids = [entry[1] for entry in meta["output_token_logprobs"]]
         if not same_text(ids, said["text"], self.vocabulary):
-            raise Refused("the server's ids mean other texts to the student's tokenizer: they are of different families")
+            raise Refused(
+                "the server's ids mean other texts to the student's tokenizer: they are of different families"
+            )
         return closed(ids, _rows(meta, "output"), finish, self.vocabulary)
 
     async def score(self, post: Post, request: Request, top: int) -> Solved:
@@ -50,7 +52,9 @@ class SGLang:
         told = [entry[1] for entry in meta["input_token_logprobs"]]
         if told[-len(ids) :] != ids:
             raise Refused("SGLang's input_token_logprobs are not those of the response")
-        return Solved(ids, _rows(meta, "input")[-len(ids) :], "length" if ids[-1] in self.vocabulary.bytes_of else "stop")
+        return Solved(
+            ids, _rows(meta, "input")[-len(ids) :], "length" if ids[-1] in self.vocabulary.bytes_of else "stop"
+        )
 
 
 def _body(ids: list[int], choice: dict[str, Any], top: int, start: int) -> dict[str, Any]:

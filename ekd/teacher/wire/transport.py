@@ -1,4 +1,4 @@
-"""Requests out, answers in: several endpoints, bounded concurrency, faults retried. Shared by the teachers over the wire.
+"""Requests out, answers in: several endpoints, bounded concurrency, faults retried.
 
 A plain generator outside, asyncio in a thread of its own inside, so that the network goes on while the caller works
 on an answer. At most `2 * concurrency` requests for each endpoint are taken from the caller ahead of their answers.
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +30,7 @@ LONGEST_PAUSE = 30.0  # seconds
 REPORT_EVERY = 30.0  # seconds
 
 log = logging.getLogger(__name__)
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes a line for every request at INFO
 
 
 class Fault(Exception):
@@ -237,10 +238,8 @@ class Pool:
                 "what is traced is kept: start the server again, then the same command goes on"
             )
         pauses = [e.retry_at - now for e in self.endpoints if e.retry_at > now]
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.changed.wait(), min(pauses, default=None))
-        except asyncio.TimeoutError:
-            pass
 
 
 @asynccontextmanager

@@ -44,7 +44,9 @@ class VLLM:
         lists = choice["logprobs"]
         ids = [_id(token) for token in lists["tokens"]]
         if not same_text(ids, choice["text"], self.vocabulary):
-            raise Refused("the server's ids mean other texts to the student's tokenizer: they are of different families")
+            raise Refused(
+                "the server's ids mean other texts to the student's tokenizer: they are of different families"
+            )
         rows: list[Row | None] = [
             falling([(_id(token), value) for token, value in top.items()], own)
             for top, own in zip(lists["top_logprobs"], lists["token_logprobs"], strict=True)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from ekd.model import load_tokenizer
 
 WORD_MARK = "\u2581"  # SentencePiece writes a space so
 LOST = "\ufffd".encode()
@@ -44,7 +46,9 @@ class Vocabulary:
         for i, spelling in self.bytes_of.items():
             if table.setdefault(spelling, i) != i:
                 shared.add(spelling)
-        return {spelling: i for spelling, i in table.items() if spelling and spelling not in shared and LOST not in spelling}
+        return {
+            spelling: i for spelling, i in table.items() if spelling and spelling not in shared and LOST not in spelling
+        }
 
     def spell(self, text: str) -> list[int]:
         """The tokenizer's own ids of a response: their bytes are the text's, exactly.
@@ -64,7 +68,7 @@ class Vocabulary:
 
     def prompt(self, ids: list[int]) -> str:
         """The raw text of a chat-templated prompt, special tokens written out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     @cached_property
     def _plain(self) -> Tokenizer:
@@ -100,6 +104,12 @@ class Vocabulary:
             return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else b""
         byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
         return bytes([int(byte[1], 16)]) if byte else token.replace(WORD_MARK, " ").encode()
+
+
+@lru_cache(maxsize=4)
+def vocabulary_of(name: str) -> Vocabulary:
+    """Of a model, by name; kept, because loading a tokenizer takes seconds."""
+    return Vocabulary(load_tokenizer(name))
 
 
 def _byte_of() -> dict[str, int]:
