@@ -1,0 +1,200 @@
+"""Writes docs/methods.md, the table of every method, from the yamls and the docstrings of the classes that they name.
+
+python scripts/methods_table.py            # write it
+python scripts/methods_table.py --check    # exit 1 if it is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from inspect import cleandoc
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+PAGE = ROOT / "docs" / "methods.md"
+HEAD = """\
+# Every method, in one table
+
+Made by `python scripts/methods_table.py` from `conf/` and the docstrings; a test keeps it true. Do not edit.
+
+A method is a **signal** (what is measured), a **selector** (how rows are chosen by it) and a **loss** (what a chosen
+row costs), and any of each goes with any other: `signal=student_entropy selector=bucket selector.lower=70 loss=jsd`.
+p is the teacher, q the student, H entropy in nats, y the token that came next, t = 0 ... n-1 its place in a response
+of n tokens, s a score, w a weight. Sums over j run over the k ids that the teacher's row names and "everything else".
+
+What a paper claims is a claim: beside a method always run `experiment=random` at the same share, `experiment=vanilla`
+and `experiment=teacher_free`, over several seeds.
+"""
+SIGNALS = """\
+## Signals: what is measured
+
+From the *trace* alone a score costs nothing. The *student* costs one more pass of its LM head over the response rows:
+forward only, no gradient, in chunks; the backbone's pass is the one that training makes anyway.
+"""
+SELECTORS = """\
+## Selectors: how rows are chosen
+
+None looks at a model. Those with a *memory* keep it in buffers: checkpoints carry it, and a resumed run goes on as if
+it had never stopped. Weights are never negative, carry no gradient, and each sequence keeps one row at least.
+"""
+LOSSES = """\
+## Losses: what a chosen row costs
+
+Prices of one row on k+1 categories, in nats, at `student.temperature`; `student.alpha_ce` mixes cross entropy into any.
+"""
+PRESETS = """\
+## Presets: published methods by name
+
+`python -m ekd.train experiment=NAME`. Each is a few lines of differences in `conf/experiment/`.
+"""
+
+
+class Entry(NamedTuple):
+    name: str
+    what: str  # the yaml's first comment
+    settings: str  # its arguments
+    formula: str
+    source: str
+    kind: type
+
+
+def entries(group: str) -> Iterator[Entry]:
+    for path in sorted((CONF / group).glob("*.yaml")):
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig)
+        kind = get_class(config["_target_"])
+        formula, source = parts(cleandoc(kind.__doc__ or ""))
+        yield Entry(path.stem, comments(path)[0], settings(config), formula, source, kind)
+
+
+def comments(path: Path) -> list[str]:
+    lines = path.read_text().splitlines()
+    return [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
+
+
+def settings(config: DictConfig) -> str:
+    return ", ".join(f"{k}={v}" for k, v in flat(config) if k not in ("_target_", "defaults") and "${" not in v)
+
+
+def flat(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """key.key, value as one would write them on the command line."""
+    for key in config:
+        value = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index,call-overload]
+        if isinstance(value, dict):
+            yield from flat(config[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parts(doc: str) -> tuple[str, str]:
+    """A docstring's formula (what is indented) and its source."""
+    paragraphs = doc.split("\n\n")
+    formula = [p for p in paragraphs if p.startswith("    ")]
+    source = [p.removeprefix("Source: ") for p in paragraphs if p.startswith("Source: ")]
+    if len(formula) != 1 or len(source) != 1:
+        raise ValueError(f"a docstring needs one indented formula and one paragraph 'Source: ...':\n{doc}")
+    return "<br>".join(map(code, formula[0].splitlines())), one_line(source[0])
+
+
+def one_line(text: str) -> str:
+    return linked(" ".join(text.split()).rstrip("."))
+
+
+def linked(text: str) -> str:
+    return re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+def code(line: str) -> str:
+    line = re.sub(" {2,}", " ", line.strip()).replace("|", r"\|")
+    return f"`{line}`"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cell or ' ' for cell in line)} |\n" for line in lines)
+
+
+def named(entry: Entry) -> str:
+    return f"`{entry.name}`" + (f"<br><sub>{entry.settings}</sub>" if entry.settings else "")
+
+
+def needs(kind: type) -> tuple[str, str]:
+    """What a signal needs, and what that costs."""
+    if isinstance(vars(kind).get("needs_student"), property):
+        return "its parts", "if a part needs it"
+    if "review" in vars(kind):
+        return "trace, student", "one head pass; and one of the whole student after the step, without gradient"
+    return ("trace, student", "one head pass") if vars(kind)["needs_student"] else ("trace", "none")
+
+
+def memory(kind: type) -> str:
+    if not issubclass(kind, nn.Module):
+        return "none"
+    return "learns from prices" if "learn" in vars(kind) else "yes"
+
+
+def preset(path: Path) -> list[str]:
+    said = comments(path)
+    link = next((line for line in said if line.startswith("https://")), "")
+    what = " ".join(line for line in said if line != link)
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    chosen = {k.removeprefix("override /"): v for d in config["defaults"] for k, v in d.items()}
+    values = [f"{g}.{k}={v}" for g in ("signal", "selector", "loss") if g in config for k, v in flat(config[g])]
+    same_as = " ".join([*(f"{k}={v}" for k, v in chosen.items()), *values])
+    return [f"`{path.stem}`", what, f"`{same_as}`", f"[paper]({link})" if link else ""]
+
+
+def presets() -> Iterator[Path]:
+    """The experiments that name a method: they choose a signal, a selector or a loss, and nothing else."""
+    for path in sorted((CONF / "experiment").glob("*.yaml")):
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig)
+        if set(config) <= {"defaults", "signal", "selector", "loss"} and "defaults" in config:
+            yield path
+
+
+def page() -> str:
+    signals = [[named(e), e.what, e.formula, *needs(e.kind), e.source] for e in entries("signal")]
+    selectors = [[named(e), e.what, e.formula, memory(e.kind), e.source] for e in entries("selector")]
+    losses = [[named(e), e.what, e.formula, e.source] for e in entries("loss")]
+    return "\n".join(
+        [
+            HEAD,
+            SIGNALS,
+            table(["`signal=`", "what it is", "formula", "needs", "extra pass", "source"], signals),
+            SELECTORS,
+            table(["`selector=`", "what it is", "rule", "memory", "source"], selectors),
+            LOSSES,
+            table(["`loss=`", "what it is", "formula", "source"], losses),
+            PRESETS,
+            table(["`experiment=`", "what it is", "the same as", "link"], [preset(path) for path in presets()]),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write docs/methods.md from conf/ and the docstrings.")
+    parser.add_argument("--check", action="store_true", help="only say whether it is stale")
+    text = page()
+    if parser.parse_args().check:
+        fresh = PAGE.is_file() and PAGE.read_text() == text
+        print(f"{PAGE.relative_to(ROOT)} is {'up to date' if fresh else 'stale: run python scripts/methods_table.py'}")
+        return 0 if fresh else 1
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(text)
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

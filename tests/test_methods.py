@@ -1,0 +1,66 @@
+"""The page of all methods is true, and every method by name can be built."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[1]
+GROUPS = ("signal", "selector", "loss")
+YAMLS = sorted(path for group in GROUPS for path in (ROOT / "conf" / group).glob("*.yaml"))
+PRESETS = sorted(
+    path
+    for path in (ROOT / "conf" / "experiment").glob("*.yaml")
+    if set(OmegaConf.load(path)) <= {"defaults", *GROUPS}  # what differs is a signal, a selector or a loss
+)
+
+
+def parts(*overrides: str) -> list[str]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", list(overrides))
+    return [repr(instantiate(config[group], _convert_="all")) for group in GROUPS]
+
+
+def test_the_page_is_up_to_date() -> None:
+    script = ROOT / "scripts" / "methods_table.py"
+    done = subprocess.run([sys.executable, script, "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_builds_and_differs_from_the_others(path: Path) -> None:
+    here = parts(f"experiment={path.stem}")
+    for other in PRESETS:
+        if other != path and other.read_text().split("defaults:")[1] == path.read_text().split("defaults:")[1]:
+            pytest.fail(f"{path.stem} is {other.stem} under another name: {here}")
+
+
+def test_the_originals_presets_are_what_it_said() -> None:
+    assert parts("experiment=ekd") == parts("signal=teacher_entropy", "selector=topk", "selector.k_percent=20")
+    assert parts("experiment=bucket") == parts("selector=bucket", "selector.lower=70", "selector.upper=80")
+    assert parts("experiment=teacher_free") == parts("loss=cross_entropy")
+    assert parts("experiment=vanilla") == parts()
+
+
+def test_a_preset_can_be_changed_on_the_command_line() -> None:
+    changed = parts("experiment=sekd", "selector.k_percent=5")
+    assert changed == parts("signal=student_entropy", "selector=topk", "selector.k_percent=5")
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_one_class_one_file_one_yaml(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if line]
+    assert lines[0].startswith("# ") and lines[0].endswith((".", ")")), "the first line says what it is"
+    config = OmegaConf.load(path)
+    group, name = path.parent.name, path.stem
+    module, class_name = config["_target_"].rsplit(".", 1)
+    assert module == f"ekd.{group}.{name}"
+    tree = ast.parse((ROOT / "ekd" / group / f"{name}.py").read_text())
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == [class_name]
+    arguments = [line for line in lines[1:] if not line.startswith((" ", "#", "_target_", "defaults"))]
+    assert all(" # " in line for line in arguments), "every argument has its meaning in a trailing comment"
