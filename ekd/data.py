@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from typing import Any
 
 import lightning as L
@@ -50,7 +51,7 @@ class TraceData(L.LightningDataModule):
         self.val_split, self.max_tokens, self.seed, self.workers = val_split, max_tokens, seed, workers
         self.temperature = temperature
         self.collected: dict[str, Collected] = {}  # filled where prepare_data ran
-        self.resume = (0, 0)  # epoch, batches of it that are done
+        self.done = 0  # micro-batches of this rank that were trained on before a resume
 
     def prepare_data(self) -> None:
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
@@ -69,8 +70,7 @@ class TraceData(L.LightningDataModule):
             traces.lengths,
             max_tokens=self.max_tokens,
             seed=self.seed,
-            epoch=(lambda: trainer.current_epoch) if trainer else (lambda: 0),
-            resume=self.resume,
+            position=self.done,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )
@@ -100,11 +100,10 @@ class TraceData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        return {"epoch": self.trainer.current_epoch, "done": done}
+        return {"done": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.resume = (state_dict["epoch"], state_dict["done"])
+        self.done = state_dict["done"]
 
 
 def norm_column(known: Sequence[float], temperature: float) -> int | None:
@@ -136,10 +135,12 @@ class Traces(Dataset[Trace]):
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of like length within a budget of tokens, in a new order each epoch; the same for equal seeds.
+    """Batches of like length within a budget of tokens, in a new order each time round; the same for equal seeds.
 
-    Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one. A batch too
-    few for all ranks at the end of an epoch is left out. seed None: in the given order, every batch on every rank.
+    Every epoch has as many batches as the first pass over the data, cut from one endless stream of passes: Lightning
+    takes the length of an epoch once, and passes differ by a batch or two. `position`: batches of the stream that are
+    done. Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one; a batch
+    too few for all ranks at the end of a pass is left out. seed None: one pass in the given order, all of it on every rank.
     """
 
     def __init__(
@@ -148,8 +149,7 @@ class Batches(Sampler[list[int]]):
         *,
         max_tokens: int,
         seed: int | None = None,
-        epoch: Callable[[], int] = lambda: 0,
-        resume: tuple[int, int] = (0, 0),
+        position: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -159,25 +159,35 @@ class Batches(Sampler[list[int]]):
                 "shorter traces (prompt.shots, teacher.max_new_tokens)"
             )
         self.lengths, self.max_tokens, self.seed = lengths, max_tokens, seed
-        self.epoch, self.resume, self.rank, self.world = epoch, resume, rank, world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, done = self.resume
-        batches = self.plan()
-        return iter(batches[done:] if self.seed is not None and self.epoch() == epoch else batches)
+        self.position, self.rank, self.world = position, rank, world
+        self.size = len(self.plan(0))
+        if not self.size:
+            raise ValueError(f"there are fewer batches than the {world} ranks: lower data.max_tokens, or trace more problems")
 
     def __len__(self) -> int:
-        return len(self.plan())
+        return self.size
 
-    def plan(self) -> list[list[int]]:
-        """This rank's batches of the current epoch."""
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self.position if self.seed is not None else 0
+        self.position = (start // self.size + 1) * self.size
+        yield from islice(self.stream(start), self.position - start)
+
+    def stream(self, start: int) -> Iterator[list[int]]:
+        """The endless stream from a position on."""
+        for number in count():
+            batches = self.plan(number)
+            yield from batches[start:]
+            start = max(0, start - len(batches))
+
+    def plan(self, number: int) -> list[list[int]]:
+        """This rank's batches of one pass over the data."""
         if self.seed is None:
             return pack(range(len(self.lengths)), self.lengths, self.max_tokens)
-        random = np.random.default_rng([self.seed, self.epoch()])
+        random = np.random.default_rng([self.seed, number])
         order = random.permutation(len(self.lengths)).tolist()
         batches = []
-        for start in range(0, len(order), POOL):
-            pool = sorted(order[start : start + POOL], key=lambda i: self.lengths[i])
+        for first in range(0, len(order), POOL):
+            pool = sorted(order[first : first + POOL], key=lambda i: self.lengths[i])
             batches += pack(pool, self.lengths, self.max_tokens)
         batches = [batches[i] for i in random.permutation(len(batches))]
         return batches[: len(batches) // self.world * self.world][self.rank :: self.world]

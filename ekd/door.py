@@ -35,10 +35,13 @@ def door(name: str, work: Callable[[DictConfig], int | None]) -> NoReturn:
     OmegaConf.register_new_resolver("ekd.offline", offline, replace=True)
     _check_keys(name)
 
-    def task(config: DictConfig) -> int | None:
+    code = 0
+
+    def task(config: DictConfig) -> None:
+        nonlocal code
         _quiet()
         try:
-            return work(config)
+            code = max(code, work(config) or 0)
         except (ValueError, InstantiationException) as error:
             sentence = _sentence(error)
             if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -51,8 +54,8 @@ def door(name: str, work: Callable[[DictConfig], int | None]) -> NoReturn:
             sys.exit(130)
 
     task.__module__ = "__main__"
-    result = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
-    sys.exit(result or 0)
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    sys.exit(code)
 
 
 def offline() -> bool:
@@ -85,8 +88,9 @@ def provenance() -> dict[str, Any]:
 
 def _quiet() -> None:
     """Warnings only: progress and results are printed, and Lightning's tips are not news to anyone."""
-    for name in ("lightning", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        for child in [name, *(other for other in logging.root.manager.loggerDict if other.startswith(f"{name}."))]:
+            logging.getLogger(child).setLevel(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", r".*(isinstance\(treespec|does not have many workers|smaller than the logging)")

@@ -12,7 +12,8 @@ def main(config: DictConfig) -> int:
     data.prepare_data()
     data.setup("trace")
     tokens = sum(response for _, response in data.store.lengths().values())
-    print(f"\n{len(data.store)} traces, {tokens:,} response tokens: {data.store.path}")
+    made = sum(collected.made for collected in data.collected.values())
+    print(f"\n{made} traces made; {len(data.store)} in the store, {tokens:,} response tokens: {data.store.path}")
     failed = [failure for collected in data.collected.values() for failure in collected.failures]
     for failure in failed:
         print(f"failed: problem {failure.problem_id}: {failure.reason}")

@@ -62,37 +62,40 @@ def test_wide_rows_hold_the_ragged_ones():
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_an_epoch_without_overlap_and_in_the_order_of_one_rank(world):
     lengths = np.random.default_rng(0).integers(5, 60, 200).tolist()
-    whole = Batches(lengths, max_tokens=128, seed=3).plan()
-    parts = [Batches(lengths, max_tokens=128, seed=3, rank=r, world=world).plan() for r in range(world)]
+    whole = Batches(lengths, max_tokens=128, seed=3).plan(0)
+    parts = [Batches(lengths, max_tokens=128, seed=3, rank=r, world=world).plan(0) for r in range(world)]
     assert len({len(p) for p in parts}) == 1
     together = [batch for step in zip(*parts, strict=True) for batch in step]
     assert together == whole[: len(together)] and len(whole) - len(together) < world
 
 
-def test_batches_hold_every_sequence_once_within_the_budget_and_change_with_epoch_and_seed():
+def test_batches_hold_every_sequence_once_within_the_budget_and_change_with_pass_and_seed():
     lengths = np.random.default_rng(1).integers(5, 60, 300).tolist()
     plans = []
-    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        plan = Batches(lengths, max_tokens=256, seed=seed, epoch=lambda epoch=epoch: epoch).plan()
+    for seed, number in ((0, 0), (0, 1), (1, 0)):
+        plan = Batches(lengths, max_tokens=256, seed=seed).plan(number)
         assert sorted(i for batch in plan for i in batch) == list(range(300))
         assert all(max(lengths[i] for i in b) * len(b) <= 256 for b in plan)
         plans.append(plan)
     assert plans[0] != plans[1] and plans[0] != plans[2]
-    assert plans[0] == Batches(lengths, max_tokens=256, seed=0).plan()
+    assert plans[0] == Batches(lengths, max_tokens=256, seed=0).plan(0)
 
 
-def test_a_resumed_epoch_goes_on_after_the_batches_that_are_done_and_the_next_is_whole():
-    lengths, epoch = [7] * 40, [2]
-    fresh = Batches(lengths, max_tokens=28, seed=0, epoch=lambda: epoch[0])
-    resumed = Batches(lengths, max_tokens=28, seed=0, epoch=lambda: epoch[0], resume=(2, 4))
-    assert list(resumed) == list(fresh)[4:]
-    epoch[0] = 3
-    assert list(resumed) == list(fresh) and len(fresh) == 10
+@pytest.mark.parametrize("position", [0, 1, 9, 57, 58, 59, 130])
+def test_a_resumed_stream_goes_on_after_the_batches_that_are_done(position):
+    lengths = np.random.default_rng(1).integers(5, 60, 300).tolist()
+    fresh = Batches(lengths, max_tokens=200, seed=0)
+    resumed = Batches(lengths, max_tokens=200, seed=0, position=position)
+    stream = [batch for _ in range(4) for batch in fresh]
+    assert len(stream) == 4 * len(fresh)
+    rest = list(resumed)
+    assert len(rest) == len(fresh) - position % len(fresh)  # to the end of the epoch that was interrupted
+    assert rest + list(resumed) == stream[position : position + len(rest) + len(fresh)]
 
 
 def test_padding_is_small():
     lengths = np.random.default_rng(2).integers(20, 400, 1000).tolist()
-    plan = Batches(lengths, max_tokens=2048, seed=0).plan()
+    plan = Batches(lengths, max_tokens=2048, seed=0).plan(0)
     padded = sum(max(lengths[i] for i in b) * len(b) for b in plan)
     assert padded < 1.1 * sum(lengths)
 
