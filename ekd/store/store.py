@@ -30,7 +30,6 @@ class Store:
         self._open: dict[str, Shard] = {}
         self._known: set[str] = set()  # shard files that the index covers
         self._where: dict[str, tuple[str, int]] = {}  # key -> (shard file, row)
-        self._lengths: dict[str, tuple[int, int]] = {}
 
     @classmethod
     def create(cls, path: Path | str, origin: dict[str, Any]) -> Store:
@@ -67,7 +66,13 @@ class Store:
     def lengths(self) -> dict[str, tuple[int, int]]:
         """key -> (prompt tokens, response tokens), without decoding anything."""
         self._scan()
-        return dict(self._lengths)
+        out: dict[str, tuple[int, int]] = {}
+        for file in dict.fromkeys(file for file, _ in self._where.values()):
+            keys, *lengths = (self.shard(file).column(name) for name in ("key", "prompt", "response"))
+            for row, (key, *both) in enumerate(zip(keys, *lengths, strict=True)):
+                if self._where.get(key) == (file, row):
+                    out[key] = (both[0], both[1])
+        return out
 
     def __len__(self) -> int:
         self._scan()
@@ -160,14 +165,13 @@ class Store:
                     f"{self.path}: {error}; its {self.shards[file]['traces']} traces are left out", stacklevel=3
                 )
                 continue
-            keys, prompts, responses = (shard.column(name) for name in ("key", "prompt", "response"))
+            keys = shard.column("key")
             if bad:
                 names = ", ".join(keys[row] for row in sorted(bad))
                 warnings.warn(f"{self.path}: shard {file} was cut off; left out: {names}", stacklevel=3)
             for row, key in enumerate(keys):
                 if row not in bad:
                     self._where.setdefault(key, (file, row))
-                    self._lengths.setdefault(key, (prompts[row], responses[row]))
 
     def shard(self, file: str) -> Shard:
         """An open shard by its file name; the least recently opened ones are closed again."""
