@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from ekd.head import EMPTY, Head, distill, head_of, stats
 from ekd.model import identity, load_model
-from ekd.types import Batch, Learns, Loss, Rows, Selector, Signal
+from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal
 
 HARD_ROWS = ("end", "all", "none")
 
@@ -65,7 +65,9 @@ class Student(L.LightningModule):
         self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
         self.model: PreTrainedModel | None = None
         self.register_buffer("paid", torch.zeros((), dtype=torch.float64), persistent=False)  # weight since the last step
-        self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far
+        self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far ...
+        self.register_buffer("offered", torch.zeros((), dtype=torch.long))  # ... of so many response rows
+        self.unreviewed: list[tuple[Reviews, Batch]] = []
         self.speed = {"tokens": 0, "seconds": 0.0}
         self.val_metrics = torch.nn.ModuleDict({name: MeanMetric() for name in ("kl", "agreement", "ce", "entropy")})
 
@@ -91,12 +93,12 @@ class Student(L.LightningModule):
         return out.last_hidden_state[batch.mask]
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
-        self._began = monotonic()
+        self._began, self._step = monotonic(), self.trainer.global_step
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         assert self.model is not None
         hidden, head, rows = self.hidden(batch), head_of(self.model), batch.rows
-        weight = self.weigh(hidden, head, rows)
+        weight, scored = self.weigh(hidden, head, rows)
         keep = weight > 0
         total, price = distill(
             hidden[keep],
@@ -111,29 +113,44 @@ class Student(L.LightningModule):
         self.paid += weight.sum()
         for part in (self.signal, self.selector):
             if isinstance(part, Learns):
-                part.learn(rows, weight, torch.zeros_like(weight).masked_scatter(keep, price))
+                prices = torch.zeros_like(weight).masked_scatter(keep, price.to(weight.dtype))
+                part.learn(scored, weight[rows.valid], prices[rows.valid])
+            if isinstance(part, Reviews):
+                self.unreviewed.append((part, batch))
         self._log_step(total.detach(), weight, rows)
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, _: int) -> None:
         """Response tokens a second, selected or not, over the whole step: forward, backward, optimizer."""
+        if self.trainer.global_step != self._step:
+            self._review()
+        elapsed = monotonic() - self._began
         self.speed["tokens"] += len(batch.rows.valid)
-        self.speed["seconds"] += monotonic() - self._began
-        self.log("train/tokens_per_second", len(batch.rows.valid) / (monotonic() - self._began), batch_size=1)
+        self.speed["seconds"] += elapsed
+        self.log("train/tokens_per_second", len(batch.rows.valid) / elapsed, batch_size=1)
 
     @torch.no_grad()
-    def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> Tensor:
-        """(R,) weights, without gradient. Rows that have no teacher distribution take no part in the percentiles."""
+    def _review(self) -> None:
+        for part, batch in self.unreviewed:
+            part.review(self._seen(self.hidden(batch), head_of(self.model), batch.rows))  # type: ignore[arg-type]
+        self.unreviewed.clear()
+
+    @torch.no_grad()
+    def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> tuple[Tensor, Rows]:
+        """-> weight (R,), and the rows that were scored: those with a teacher distribution. Others are in no percentile."""
         weight = torch.zeros(len(rows.valid), device=hidden.device)
-        scored = rows if bool(rows.valid.all()) else take(rows, rows.valid)
+        scored = self._seen(hidden, head, rows) if self.signal.needs_student else valid(rows)
         if len(scored.valid):
-            if self.signal.needs_student:
-                inner = hidden if scored is rows else hidden[rows.valid]
-                scored = scored._replace(student=stats(inner, head, scored.teacher_ids, budget_mb=self.pricing["budget_mb"]))
             weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
         if self.hard_rows != "none":
             weight[~rows.valid & (rows.end | (self.hard_rows == "all"))] = 1.0
-        return weight
+        return weight, scored
+
+    def _seen(self, hidden: Tensor, head: Head, rows: Rows) -> Rows:
+        """The rows that have a teacher distribution, with what the student thinks there."""
+        known = valid(rows)
+        inner = hidden if known is rows else hidden[rows.valid]
+        return known._replace(student=stats(inner, head, known.teacher_ids, budget_mb=self.pricing["budget_mb"]))
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """The one place of reduction: gradients of a sum become those of a mean over all weight that was paid for.
@@ -150,6 +167,7 @@ class Student(L.LightningModule):
 
     def _log_step(self, total: Tensor, weight: Tensor, rows: Rows) -> None:
         self.supervised += (weight > 0).sum()
+        self.offered += len(weight)
         chosen = ((weight > 0) & rows.valid).sum() / rows.valid.sum().clamp_min(1)
         self.log("train/loss", total / weight.sum().clamp_min(1e-12), prog_bar=True, batch_size=1)
         self.log("train/selected", chosen, batch_size=1)
@@ -191,9 +209,11 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q.clamp_min(EMPTY))).sum(1)
 
 
-def take(rows: Rows, index: Tensor) -> Rows:
-    """The rows at a mask or at indices."""
-    return Rows(*(value[index] if isinstance(value, Tensor) else value for value in rows))
+def valid(rows: Rows) -> Rows:
+    """The rows that have a teacher distribution."""
+    if bool(rows.valid.all()):
+        return rows
+    return Rows(*(value[rows.valid] if isinstance(value, Tensor) else value for value in rows))
 
 
 def at_temperature(rows: Rows, temperature: float) -> Tensor:

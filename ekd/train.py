@@ -42,7 +42,7 @@ def main(config: DictConfig) -> int:
         print(f"\nstopped after step {trainer.global_step}; go on with ckpt={callbacks['interrupt'].path}")
         return 130
     train = {
-        "selected": float(trainer.logged_metrics["train/selected"]),
+        "selected": int(student.supervised) / max(int(student.offered), 1),
         "supervised_tokens": int(student.supervised),
         "tokens_per_second": student.speed["tokens"] / max(student.speed["seconds"], 1e-9),
     }

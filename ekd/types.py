@@ -160,7 +160,15 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Learns(Protocol):
-    """A signal or selector that is told, after each training step, what its rows cost."""
+    """A signal or selector that is told what the rows it was shown cost, before the optimizer steps."""
 
     def learn(self, rows: Rows, weight: Tensor, price: Tensor) -> None:
-        """weight (R,), price (R,) detached; price is 0 where weight is 0."""
+        """rows: as the signal saw them; weight (R,), price (R,) detached; price is 0 where weight is 0."""
+
+
+@runtime_checkable
+class Reviews(Protocol):
+    """A signal or selector that is shown the same rows again once the optimizer has stepped (one more forward pass)."""
+
+    def review(self, rows: Rows) -> None:
+        """Called for each `learn`, in the same order, on every rank; rows.student is that of the student after the step."""

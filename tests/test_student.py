@@ -19,7 +19,7 @@ from ekd.selector.topk import TopK
 from ekd.selector.vanilla import Vanilla
 from ekd.signal.student_entropy import StudentEntropy
 from ekd.signal.teacher_entropy import TeacherEntropy
-from ekd.student import Student, at_temperature, kl, take
+from ekd.student import Student, at_temperature, kl, valid
 
 SELECTORS = {
     "vanilla": Vanilla,
@@ -131,7 +131,7 @@ def test_every_selector_with_both_signals_prices_exactly_its_rows(name, signal):
 def test_the_bucket_keeps_exactly_the_rows_between_its_percentiles():
     batch = Collate(272)(traces(5, teacher=hf(max_new_tokens=60)))
     made = student(selector=Bucket(lower=40, upper=60, scope="sequence"))
-    weight = made.weigh(made.hidden(batch), head_of(made.model), batch.rows)
+    weight, _ = made.weigh(made.hidden(batch), head_of(made.model), batch.rows)
     for s in range(5):
         entropy = batch.rows.teacher_entropy[batch.rows.sequence == s].double()
         low, high = torch.quantile(entropy, torch.tensor([0.4, 0.6], dtype=torch.float64))
@@ -170,9 +170,9 @@ def test_hard_rows_cost_cross_entropy_whatever_the_loss_and_no_percentile_sees_t
     hardened = hard(batch, where)
     made = student(loss=loss, hard_rows=kept, selector=TopK(k_percent=20, scope="sequence"))
     hidden = made.hidden(hardened)
-    weight = made.weigh(hidden, head_of(made.model), hardened.rows)
+    weight, _ = made.weigh(hidden, head_of(made.model), hardened.rows)
     assert int((weight[where] > 0).sum()) == count
-    soft = take(hardened.rows, ~where)
+    soft = valid(hardened.rows)
     chosen = TopK(k_percent=20, scope="sequence")(soft.teacher_entropy, soft.sequence)
     assert weight[~where].tolist() == chosen.tolist()
     total = made.training_step(hardened, 0)

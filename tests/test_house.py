@@ -1,0 +1,109 @@
+"""The house itself: who may import whom, and every config builds what it names."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+from torch import nn
+
+from ekd.door import CONF, build, offline
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {"dataset", "teacher", "signal", "selector", "loss", "store"}
+GROUND = {"types", "model", "head", "logits", "generation", "prompt"}
+DOORS = {"trace", "train", "evaluate", "export", "door"}
+GROUPS = sorted(f for f in CONF.glob("*/*.yaml") if f.parent.name != "experiment")
+EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").glob("*.yaml"))
+# What a config cannot know: it is refused without them.
+REQUIRED = {
+    "dataset=jsonl": ["dataset.test=problems.jsonl"],
+    "dataset=corpus": ["dataset.train=text.txt"],
+    "dataset=hub": ["dataset.name=openai/gsm8k"],
+}
+
+OmegaConf.register_new_resolver("ekd.offline", offline, replace=True)
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "ekd").rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_layers(file):
+    place = file.relative_to(ROOT / "ekd").parts
+    room = place[0] if place[0] in ROOMS else None
+    ours = {name.split(".")[1] for name in imports(file) if name.startswith("ekd.")}
+    theirs = {name.split(".")[0] for name in imports(file)}
+    if place[0].removesuffix(".py") not in DOORS and file.name != "__main__.py":
+        assert not theirs & {"hydra", "omegaconf", "wandb"}, "only the doors know Hydra and W&B"
+        assert not ours & DOORS, "no room asks a door"
+    if room:
+        assert ours <= GROUND | {room}, "a room knows the ground floor and itself"
+    elif place[0].removesuffix(".py") in GROUND:
+        assert ours <= GROUND
+    elif place[0].removesuffix(".py") not in DOORS and place[0] != "report":
+        assert not ours & (ROOMS - {"store"}), "data, student and exam know rooms by their protocols only"
+
+
+def composed(*overrides: str, name: str = "train"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, [*overrides, "hydra.runtime.output_dir=out"], return_hydra_config=True)
+
+
+def resolved(config, group: str):
+    OmegaConf.set_struct(config, False)
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().set_config(config)
+    return build(config[group])
+
+
+@pytest.mark.parametrize("file", GROUPS, ids=lambda f: f"{f.parent.name}={f.stem}")
+def test_every_config_builds_what_it_names(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    group, name = file.parent.name, file.stem
+    if group in ("trainer", "logger", "launcher", "generator", "callback") and name in ("tensorboard", "wandb", "submitit"):
+        pytest.importorskip("tensorboard" if name == "tensorboard" else name)
+    door = next(d for d in ("train", "evaluate", "trace") if f"{group}:" in (CONF / f"{d}.yaml").read_text())
+    config = composed(f"{group}={name}", *REQUIRED.get(f"{group}={name}", []), name=door)
+    made = resolved(config, group)
+    assert made is not None
+    target = config[group].get("_target_", "")
+    if target.startswith("ekd.") and group in ROOMS:
+        assert target.split(".")[1:3] == [group, name], "the path is the name"
+        assert isinstance(made, nn.Module) or (is_dataclass(made) and made.__dataclass_params__.frozen)
+        with pytest.raises((AttributeError, TypeError)):
+            made.model = made.nothing  # frozen, and no attribute made up on the fly
+    first = file.read_text().splitlines()[0]
+    assert first.startswith("#"), "a config begins by saying what it is"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = composed(f"experiment={name}")
+    for group in ("teacher", "dataset", "signal", "selector", "loss", "student", "data", "exam", "trainer"):
+        assert resolved(config, group) is not None
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n#"), "an experiment says what it is on its second line"
+
+
+def test_every_room_file_with_a_config_and_every_config_with_a_room_file():
+    for group in ROOMS - {"store"}:
+        for file in (CONF / group).glob("*.yaml"):
+            assert (ROOT / "ekd" / group / f"{file.stem}.py").exists(), f"{file} names no room"
+
+
+def test_init_files_are_empty():
+    assert not [f for f in (ROOT / "ekd").rglob("__init__.py") if f.read_text().strip()]
