@@ -6,27 +6,24 @@ is certain and hard rows of the rest. The numbered facts about the server are in
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import ollama
-from pydantic import ValidationError
-from rich.progress import Progress
 
-from ekd.teacher.wire.matching import Entry, align, nameless_end, vet
+from ekd.teacher.wire.faults import Refused, Unfit
+from ekd.teacher.wire.matching import align, nameless_end, vet
+from ekd.teacher.wire.ollama_server import Answer, Known, Server, Strict, clear_errors, entry_of, joined, judge, pull
 from ekd.teacher.wire.rows import Row, to_trace
-from ekd.teacher.wire.transport import Fault, Refused, Unavailable, Unfit, Wire, clear_faults, retry_after, run_once
+from ekd.teacher.wire.transport import Wire
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
 
 TOP = 20  # the most that Ollama gives
-REPEATS = 30  # equal tokens in a row after which Ollama aborts without a word
 FIRST_WITH_LOGPROBS = "0.12.11"
 PROBE = "The capital of France is"
 
@@ -57,6 +54,7 @@ class Ollama:
     timeout: float
     patience: float
     exact: bool = field(default=False, init=False)
+    greeted: dict[str, Known] = field(default_factory=dict, init=False, repr=False)  # by URL
 
     def __post_init__(self) -> None:
         if self.mode != "generate":
@@ -98,13 +96,12 @@ class Ollama:
     @cached_property
     def digest(self) -> str:
         """Of the model, from the first endpoint that answers."""
-        return run_once(self._find())
+        hint = "start it with `ollama serve`, or give teacher.endpoints=[URL,...]"
+        return self.greeted[self.wire.find(self._connect, self._greet, hint).url].digest
 
     def origin(self) -> dict:
-        left_out = {"endpoints", "tokenizer", "mode", "concurrency", "stream", "pull", "max_hard", "exact"}
-        left_out |= {"attempts", "backoff", "timeout", "patience"}
-        kept = {name: value for name, value in asdict(self).items() if name not in left_out}
-        return {"type": "ollama", "digest": self.digest, "top": TOP, **kept}
+        decide = ("model", "temperature", "top_p", "max_new_tokens", "num_ctx", "end_row")
+        return {"type": "ollama", "digest": self.digest, "top": TOP, **{name: vars(self)[name] for name in decide}}
 
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
         """Traces come in the order in which the servers finish them; a request that finally failed is a Failure."""
@@ -112,26 +109,15 @@ class Ollama:
             answers = self.wire.run(requests, self._connect, self._ask)
             yield from vet((self._match(request, answer) for request, answer in answers), self.max_hard)
 
-    async def _find(self) -> str:
-        reasons = []
-        for url in self.endpoints:
-            try:
-                async with self._connect(url) as server:
-                    await self._greet(server)
-                    return server.digest
-            except (Fault, Refused) as error:
-                reasons.append(str(error))
-        raise ValueError(f"{'; '.join(reasons)}: start it with `ollama serve`, or give teacher.endpoints=[URL,...]")
-
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:
         timeout = httpx.Timeout(self.timeout, connect=10.0)
-        async with ollama.AsyncClient(url, timeout=timeout, transport=_Strict(self.concurrency)) as client:
+        async with ollama.AsyncClient(url, timeout=timeout, transport=Strict(self.concurrency)) as client:
             yield Server(url, client)
 
     async def _greet(self, server: Server) -> None:
         """Learns what decides everything later; raises ValueError where this server cannot be the teacher."""
-        async with _clear_errors(server.url, self.timeout):
+        async with clear_errors(server.url, self.timeout):
             digest = await self._digest(server)
             if digest is None and self.pull:
                 await pull(server.client, self.model)
@@ -150,29 +136,30 @@ class Ollama:
                 "(https://ollama.com/download), then the same command goes on"
             )
         extra = (first.prompt_eval_count or 0) - len(self.vocabulary.spell(PROBE))
-        server.adds_bos = extra == 1 and self.vocabulary.tokenizer.bos_token is not None
-        server.digest = digest
+        self.greeted[server.url] = Known(digest, extra == 1 and self.vocabulary.tokenizer.bos_token is not None)
 
     async def _digest(self, server: Server) -> str | None:
         name = self.model if ":" in self.model.rpartition("/")[2] else f"{self.model}:latest"
         return next((m.digest for m in (await server.client.list()).models if m.model == name), None)
 
     async def _ask(self, server: Server, request: Request) -> tuple[Answer, int]:
-        if not server.digest:  # its first work, or it was away until now
-            async with server.lock:
-                if not server.digest:
-                    await self._greet(server)
-            if server.digest != self.digest:
-                raise Unfit(
-                    f"{server.url} holds another {self.model} than the other endpoints (digest {server.digest[:12]}, "
-                    f"not {self.digest[:12]}): pull the same one there, or leave it out of teacher.endpoints"
-                )
+        async with server.lock:
+            if server.url not in self.greeted:  # it was away until now
+                await self._greet(server)
+        digest = self.greeted[server.url].digest
+        if digest != self.digest:
+            raise Unfit(
+                f"{server.url} holds another {self.model} than the other endpoints (digest {digest[:12]}, "
+                f"not {self.digest[:12]}): pull the same one there, or leave it out of teacher.endpoints"
+            )
         prompt = self._prompt(server, request)
         said = await self._generate(server, prompt, request.seed, self.max_new_tokens)
-        _judge(said, request)
+        judge(said, request)
         end = None
         if self.end_row and said.done_reason == "stop":
-            end = await self._generate(server, prompt + (said.response or ""), request.seed, 1, format={"type": "string"})
+            end = await self._generate(
+                server, prompt + (said.response or ""), request.seed, 1, format={"type": "string"}
+            )
         return Answer(said, end), said.eval_count or 0
 
     def _prompt(self, server: Server, request: Request) -> str:
@@ -181,7 +168,7 @@ class Ollama:
                 f"teacher.num_ctx={self.num_ctx} leaves no room for an answer to this prompt of "
                 f"{len(request.prompt_ids)} tokens; give a larger one"
             )
-        own_bos = server.adds_bos and request.prompt_ids[0] == self.vocabulary.tokenizer.bos_token_id
+        own_bos = self.greeted[server.url].adds_bos and request.prompt_ids[0] == self.vocabulary.tokenizer.bos_token_id
         return self.vocabulary.prompt(request.prompt_ids[1:] if own_bos else request.prompt_ids)
 
     async def _generate(
@@ -199,10 +186,10 @@ class Ollama:
             "stop": [],  # a stop string would merge tokens
         }
         call = {"raw": True, "logprobs": True, "top_logprobs": TOP, "options": options, **more}
-        async with _clear_errors(server.url, self.timeout):
+        async with clear_errors(server.url, self.timeout):
             if not self.stream:
                 return await server.client.generate(self.model, prompt, **call)
-            return _joined(
+            return joined(
                 [part async for part in await server.client.generate(self.model, prompt, stream=True, **call)]
             )
 
@@ -220,112 +207,12 @@ class Ollama:
         self, said: ollama.GenerateResponse, end: ollama.GenerateResponse | None
     ) -> tuple[list[int], list[Row | None]]:
         stopped = said.done_reason == "stop"
-        entries = [_entry(e) for e in said.logprobs or ()]
+        entries = [entry_of(e) for e in said.logprobs or ()]
         ids, rows = align(entries, said.response or "", (said.eval_count or 0) - stopped, self.vocabulary)
         if stopped:
-            top = _entry(end.logprobs[0]).top if end is not None and end.logprobs else []
+            top = entry_of(end.logprobs[0]).top if end is not None and end.logprobs else []
             ids.append(self.vocabulary.tokenizer.eos_token_id)
             rows.append(nameless_end(top, self.vocabulary))
         if not ids:
             raise ValueError("the answer does not hold one whole character; give a larger teacher.max_new_tokens")
         return ids, rows
-
-
-class Answer(NamedTuple):
-    said: ollama.GenerateResponse
-    end: ollama.GenerateResponse | None  # the forced entry at the end token's place
-
-
-@dataclass
-class Server:
-    url: str
-    client: ollama.AsyncClient
-    digest: str = ""  # "" = not greeted yet
-    adds_bos: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-class _Strict(httpx.AsyncHTTPTransport):
-    """Adds what the client's generate() has no argument for (0.6.3), and keeps Retry-After, which it drops.
-
-    truncate and shift: a prompt or an answer that does not fit is told, never cut silently.
-    """
-
-    def __init__(self, connections: int) -> None:
-        super().__init__(limits=httpx.Limits(max_connections=2 * connections, max_keepalive_connections=connections))
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/api/generate"):
-            body = json.loads(request.content) | {"truncate": False, "shift": False}
-            headers = {k: v for k, v in request.headers.items() if k != "content-length"}
-            request = httpx.Request(
-                request.method, request.url, headers=headers, json=body, extensions=request.extensions
-            )
-        response = await super().handle_async_request(request)
-        if response.status_code in (429, 503):
-            await response.aclose()
-            raise Unavailable(f"{request.url.host} is busy (HTTP {response.status_code})", retry_after(response))
-        return response
-
-
-@asynccontextmanager
-async def _clear_errors(url: str, timeout: float) -> AsyncIterator[None]:
-    try:
-        async with clear_faults(url, timeout):
-            yield
-    except ollama.ResponseError as error:
-        reason = f"{url} says: {_plain(error.error)}"
-        if 400 <= error.status_code < 500 and error.status_code != 408:
-            raise Refused(reason) from error
-        raise Fault(reason) from error
-    except (ValidationError, json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise Fault(f"{url} sent something that is not Ollama's JSON") from error
-
-
-def _plain(error: object) -> str:
-    """Ollama wraps its engine's errors: a JSON string inside a string."""
-    try:
-        return str(json.loads(str(error))["error"]["message"])
-    except (ValueError, TypeError, KeyError):
-        return str(error)
-
-
-def _judge(said: ollama.GenerateResponse, request: Request) -> None:
-    """Raises where an answer is not a whole one to the very prompt that was asked."""
-    if not said.done:
-        last = [e.token for e in said.logprobs or ()][-REPEATS:]
-        if len(last) == REPEATS and len(set(last)) == 1:
-            raise Refused(f"Ollama gave the answer up silently: it repeats {last[0]!r} without end")
-        raise Fault("the answer stopped in the middle (done: false)")
-    if said.logprobs is None and said.response:
-        raise Refused("the answer came without logprobs")
-    if said.thinking:
-        raise Refused("Ollama took a part of the answer away as thinking; this version cannot be used raw, update it")
-    if said.done_reason not in ("stop", "length"):
-        raise Refused(f"the server generated nothing (done_reason {said.done_reason!r})")
-    if said.prompt_eval_count not in (None, len(request.prompt_ids)):
-        raise Refused(
-            f"the teacher read the prompt as {said.prompt_eval_count} tokens, the student's tokenizer as "
-            f"{len(request.prompt_ids)}: their tokenizers differ; choose a student of the teacher's family"
-        )
-
-
-def _joined(parts: list[ollama.GenerateResponse]) -> ollama.GenerateResponse:
-    """A stream as the one answer that it would have been."""
-    if not parts:
-        raise Fault("the stream ended before it began")
-    entries = [entry for part in parts for entry in part.logprobs or ()]
-    text = "".join(part.response or "" for part in parts)
-    return parts[-1].model_copy(update={"response": text, "logprobs": entries})
-
-
-def _entry(said: Any) -> Entry:
-    top = [(other.token.encode(), other.logprob) for other in said.top_logprobs or ()]
-    return Entry(said.token.encode(), said.logprob, top)
-
-
-async def pull(client: ollama.AsyncClient, model: str) -> None:
-    with Progress() as bar:
-        task = bar.add_task(f"pulling {model}", total=None)
-        async for part in await client.pull(model, stream=True):
-            bar.update(task, description=f"pulling {model}: {part.status}", total=part.total, completed=part.completed)

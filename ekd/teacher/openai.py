@@ -12,19 +12,20 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from ekd.teacher.wire.dialect import Dialect, Sampling, Solved
+from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clear_faults, retry_after
 from ekd.teacher.wire.llama import Llama
 from ekd.teacher.wire.matching import vet
 from ekd.teacher.wire.rows import Row, to_trace
 from ekd.teacher.wire.sglang import SGLang
 from ekd.teacher.wire.text import Text
-from ekd.teacher.wire.transport import Fault, Refused, Unavailable, Unfit, Wire, clear_faults, retry_after, run_once
+from ekd.teacher.wire.transport import Wire
 from ekd.teacher.wire.vllm import VLLM
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
@@ -55,6 +56,7 @@ class OpenAI:
     timeout: float
     patience: float
     exact: bool = field(default=False, init=False)
+    greeted: dict[str, Known] = field(default_factory=dict, init=False, repr=False)  # by URL
 
     def __post_init__(self) -> None:
         if self.mode not in ("generate", "score"):
@@ -101,32 +103,18 @@ class OpenAI:
     @cached_property
     def served(self) -> dict[str, Any]:
         """What serves the teacher and what it says of the model, from the first endpoint that answers."""
-        return run_once(self._find())
+        hint = "start the server, or give teacher.endpoints=[URL,...]"
+        return self.greeted[self.wire.find(self._connect, self._greet, hint).url].served
 
     def origin(self) -> dict:
-        left_out = {"model", "server", "endpoints", "tokenizer", "api_key_env", "concurrency", "max_hard", "exact"}
-        left_out |= {"attempts", "backoff", "timeout", "patience"}
-        if self.mode == "score":
-            left_out |= {"temperature", "top_p", "max_new_tokens"}
-        kept = {name: value for name, value in asdict(self).items() if name not in left_out}
-        return {"type": "openai", **self.served, **kept}
+        decide = ["mode", "top"] + ["temperature", "top_p", "max_new_tokens"] * (self.mode == "generate")
+        return {"type": "openai", **self.served, **{name: vars(self)[name] for name in decide}}
 
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
         """Traces come in the order in which the servers finish them; a request that finally failed is a Failure."""
         if self.served:  # asked first: a server that cannot be a teacher is refused before any work
             answers = self.wire.run(requests, self._connect, self._ask)
             yield from vet((self._trace(request, answer) for request, answer in answers), self.max_hard)
-
-    async def _find(self) -> dict[str, Any]:
-        reasons = []
-        for url in self.endpoints:
-            try:
-                async with self._connect(url) as server:
-                    await self._greet(server)
-                    return server.served
-            except Fault as fault:
-                reasons.append(str(fault))
-        raise ValueError(f"{'; '.join(reasons)}: start the server, or give teacher.endpoints=[URL,...]")
 
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:
@@ -152,8 +140,8 @@ class OpenAI:
             reason = str(error) if isinstance(error, Refused) else "its answers are not of the OpenAI kind"
             raise Unfit(f"{server.url} cannot be the teacher: {reason}") from error
         told = {name: entry[name] for name in ("root", "meta") if entry.get(name)}
-        server.served = {"server": kind, "model": entry["id"].rpartition("/")[2], **told}
-        server.dialect = dialect
+        served = {"server": kind, "model": entry["id"].rpartition("/")[2], **told}
+        self.greeted[server.url] = Known(dialect, served)
 
     def _pick(self, url: str, listed: list[dict[str, Any]]) -> dict[str, Any]:
         names = [entry["id"] for entry in listed]
@@ -196,21 +184,20 @@ class OpenAI:
             )
 
     async def _ask(self, server: Server, request: Request) -> tuple[Solved, int]:
-        if server.dialect is None:  # its first work, or it was away until now
-            async with server.lock:
-                if server.dialect is None:
-                    await self._greet(server)
-            if server.served != self.served:
-                raise Unfit(
-                    f"{server.url} serves {server.served}, the other endpoints {self.served}: let all serve the same, "
-                    "or leave it out of teacher.endpoints"
-                )
-        assert server.dialect is not None
+        async with server.lock:
+            if server.url not in self.greeted:  # it was away until now
+                await self._greet(server)
+        dialect, served = self.greeted[server.url]
+        if served != self.served:
+            raise Unfit(
+                f"{server.url} serves {served}, the other endpoints {self.served}: let all serve the same, or leave it "
+                "out of teacher.endpoints"
+            )
         try:
             if self.mode == "score":
-                solved = await server.dialect.score(server.post, request, self.top)
+                solved = await dialect.score(server.post, request, self.top)
             else:
-                solved = await server.dialect.generate(server.post, request, self.sampling)
+                solved = await dialect.generate(server.post, request, self.sampling)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise Fault(f"{server.url} answered in an unknown form") from error
         return solved, len(solved.ids)
@@ -224,13 +211,18 @@ class OpenAI:
             return Failure(request.key, request.problem_id, str(error))
 
 
+class Known(NamedTuple):
+    """What is learnt of a server before it works."""
+
+    dialect: Dialect
+    served: dict[str, Any]
+
+
 @dataclass
 class Server:
     url: str
     client: httpx.AsyncClient
     timeout: float
-    dialect: Dialect | None = None  # None = not greeted yet
-    served: dict[str, Any] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, same_text, whole_characters
+from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.rows import Row
-from ekd.teacher.wire.transport import Fault, Refused
 from ekd.teacher.wire.vocabulary import Vocabulary
 from ekd.types import Request
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, falling, same_text
+from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.rows import Row
-from ekd.teacher.wire.transport import Fault, Refused
 from ekd.teacher.wire.vocabulary import Vocabulary
 from ekd.types import Request
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ekd.teacher.wire.dialect import Post, Sampling, Solved
+from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.matching import Entry, align
 from ekd.teacher.wire.rows import Row
-from ekd.teacher.wire.transport import Fault, Refused
 from ekd.teacher.wire.vocabulary import Vocabulary
 from ekd.types import Request
 

@@ -18,9 +18,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-import httpx
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unreachable
 from ekd.types import Failure, Request
 
 Client = TypeVar("Client")
@@ -31,26 +31,6 @@ REPORT_EVERY = 30.0  # seconds
 
 log = logging.getLogger(__name__)
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes a line for every request at INFO
-
-
-class Fault(Exception):
-    """Something broke; the same request may well succeed when asked again."""
-
-
-class Unavailable(Fault):
-    """The endpoint answers nobody now (connection refused, 429, 503): no fault of this request."""
-
-    def __init__(self, reason: str, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.after = after  # seconds, where the server said when to come again
-
-
-class Refused(Exception):
-    """Asking again would end the same way."""
-
-
-class Unfit(ValueError):
-    """The server cannot be this teacher, whatever is asked: the run stops, with the way out."""
 
 
 @dataclass
@@ -151,6 +131,30 @@ class Wire:
             thread.join()
             loop.close()
 
+    def find(self, connect: Callable[[str], Any], greet: Callable[[Any], Awaitable[None]], hint: str) -> Any:
+        """The first server that could be greeted. Raises ValueError, with the hint, where there is none."""
+        return run_once(self._find(connect, greet, hint))
+
+    async def _find(self, connect: Callable[[str], Any], greet: Callable[[Any], Awaitable[None]], hint: str) -> Any:
+        reasons = []
+        tries = self._tries(lambda error: isinstance(error, Fault) and not isinstance(error, Unreachable))
+        for url in self.endpoints:
+            try:
+                async with connect(url) as server:
+                    await tries(greet, server)
+                    return server
+            except (Fault, Refused) as error:
+                reasons.append(str(error))
+        raise ValueError(f"{'; '.join(reasons)}: {hint}")
+
+    def _tries(self, worth: Callable[[BaseException], bool]) -> AsyncRetrying:
+        return AsyncRetrying(
+            retry=retry_if_exception(worth),
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_random_exponential(multiplier=self.backoff, max=LONGEST_PAUSE),
+            reraise=True,
+        )
+
     async def _open(self, connect: Callable[[str], Any]) -> tuple[AsyncExitStack, Pool]:
         stack = AsyncExitStack()
         endpoints = [Endpoint(url, await stack.enter_async_context(connect(url))) for url in self.endpoints]
@@ -159,12 +163,7 @@ class Wire:
     async def _finish(
         self, pool: Pool, request: Request, ask: Callable[[Client, Request], Awaitable[tuple[Answer, int]]]
     ) -> tuple[Request, Answer | Failure]:
-        tries = AsyncRetrying(
-            retry=retry_if_exception_type(Fault),
-            stop=stop_after_attempt(self.attempts),
-            wait=wait_random_exponential(multiplier=self.backoff, max=LONGEST_PAUSE),
-            reraise=True,
-        )
+        tries = self._tries(lambda error: isinstance(error, Fault))
         try:
             return request, await tries(pool.ask, ask, request)
         except Fault as fault:
@@ -240,25 +239,6 @@ class Pool:
         pauses = [e.retry_at - now for e in self.endpoints if e.retry_at > now]
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.changed.wait(), min(pauses, default=None))
-
-
-@asynccontextmanager
-async def clear_faults(url: str, timeout: float) -> AsyncIterator[None]:
-    """Turns what httpx raises into a Fault or Unavailable that says it in one sentence."""
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError) as error:
-        raise Unavailable(f"nothing answers at {url}") from error
-    except httpx.TimeoutException as error:
-        raise Fault(f"{url} was silent for {timeout:.0f} s (teacher.timeout)") from error
-    except httpx.TransportError as error:
-        raise Fault(f"the connection to {url} broke: {error or type(error).__name__}") from error
-
-
-def retry_after(response: httpx.Response) -> float | None:
-    """Seconds, from a Retry-After header; its date form is read as "unknown"."""
-    value = response.headers.get("retry-after", "")
-    return min(float(value), 10 * LONGEST_PAUSE) if value.replace(".", "", 1).isdigit() else None
 
 
 def run_once(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -1,0 +1,126 @@
+"""What one Ollama server says and how it fails. Used by teacher/ollama.py alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import httpx
+import ollama
+from pydantic import ValidationError
+from rich.progress import Progress
+
+from ekd.teacher.wire.faults import Fault, Refused, Unavailable, clear_faults, retry_after
+from ekd.teacher.wire.matching import Entry
+from ekd.types import Request
+
+REPEATS = 30  # equal tokens in a row after which Ollama aborts without a word
+
+
+class Answer(NamedTuple):
+    said: ollama.GenerateResponse
+    end: ollama.GenerateResponse | None  # the forced entry at the end token's place
+
+
+class Known(NamedTuple):
+    """What is learnt of a server before it works."""
+
+    digest: str  # of the model
+    adds_bos: bool  # it puts the BOS token in front of a raw prompt
+
+
+@dataclass
+class Server:
+    url: str
+    client: ollama.AsyncClient
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Strict(httpx.AsyncHTTPTransport):
+    """Adds what the client's generate() has no argument for (0.6.3), and keeps Retry-After, which it drops.
+
+    truncate and shift: a prompt or an answer that does not fit is told, never cut silently.
+    """
+
+    def __init__(self, connections: int) -> None:
+        super().__init__(limits=httpx.Limits(max_connections=2 * connections, max_keepalive_connections=connections))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/api/generate"):
+            body = json.loads(request.content) | {"truncate": False, "shift": False}
+            headers = {k: v for k, v in request.headers.items() if k != "content-length"}
+            request = httpx.Request(
+                request.method, request.url, headers=headers, json=body, extensions=request.extensions
+            )
+        response = await super().handle_async_request(request)
+        if response.status_code in (429, 503):
+            await response.aclose()
+            raise Unavailable(f"{request.url.host} is busy (HTTP {response.status_code})", retry_after(response))
+        return response
+
+
+@asynccontextmanager
+async def clear_errors(url: str, timeout: float) -> AsyncIterator[None]:
+    try:
+        async with clear_faults(url, timeout):
+            yield
+    except ollama.ResponseError as error:
+        reason = f"{url} says: {_plain(error.error)}"
+        if 400 <= error.status_code < 500 and error.status_code != 408:
+            raise Refused(reason) from error
+        raise Fault(reason) from error
+    except (ValidationError, json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise Fault(f"{url} sent something that is not Ollama's JSON") from error
+
+
+def _plain(error: object) -> str:
+    """Ollama wraps its engine's errors: a JSON string inside a string."""
+    try:
+        return str(json.loads(str(error))["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        return str(error)
+
+
+def judge(said: ollama.GenerateResponse, request: Request) -> None:
+    """Raises where an answer is not a whole one to the very prompt that was asked."""
+    if not said.done:
+        last = [e.token for e in said.logprobs or ()][-REPEATS:]
+        if len(last) == REPEATS and len(set(last)) == 1:
+            raise Refused(f"Ollama gave the answer up silently: it repeats {last[0]!r} without end")
+        raise Fault("the answer stopped in the middle (done: false)")
+    if said.logprobs is None and said.response:
+        raise Refused("the answer came without logprobs")
+    if said.thinking:
+        raise Refused("Ollama took a part of the answer away as thinking; this version cannot be used raw, update it")
+    if said.done_reason not in ("stop", "length"):
+        raise Refused(f"the server generated nothing (done_reason {said.done_reason!r})")
+    if said.prompt_eval_count not in (None, len(request.prompt_ids)):
+        raise Refused(
+            f"the teacher read the prompt as {said.prompt_eval_count} tokens, the student's tokenizer as "
+            f"{len(request.prompt_ids)}: their tokenizers differ; choose a student of the teacher's family"
+        )
+
+
+def joined(parts: list[ollama.GenerateResponse]) -> ollama.GenerateResponse:
+    """A stream as the one answer that it would have been."""
+    if not parts:
+        raise Fault("the stream ended before it began")
+    entries = [entry for part in parts for entry in part.logprobs or ()]
+    text = "".join(part.response or "" for part in parts)
+    return parts[-1].model_copy(update={"response": text, "logprobs": entries})
+
+
+def entry_of(said: Any) -> Entry:
+    top = [(other.token.encode(), other.logprob) for other in said.top_logprobs or ()]
+    return Entry(said.token.encode(), said.logprob, top)
+
+
+async def pull(client: ollama.AsyncClient, model: str) -> None:
+    with Progress() as bar:
+        task = bar.add_task(f"pulling {model}", total=None)
+        async for part in await client.pull(model, stream=True):
+            bar.update(task, description=f"pulling {model}: {part.status}", total=part.total, completed=part.completed)
