@@ -36,18 +36,18 @@ def check_tokenizer(origin: dict[str, Any], tokenizer: Any) -> None:
     shared = [int(end) for end in theirs["prefixes"] if int(end) <= len(tokens)]
     mine = hashes(tokens, shared)
     wrong = [end for end in sorted(shared) if mine[str(end)] != theirs["prefixes"][str(end)]]
-    sizes = f"the traces' tokenizer has {theirs['size']:,} tokens, this one {ours['size']:,}"
+    added = [
+        f"id {i} is {token!r} in the traces, {tokens[int(i)]!r} here"
+        for i, token in theirs["added"].items()
+        if int(i) < len(tokens) and tokens[int(i)] != token
+    ]
     if wrong or not shared:
+        added.insert(0, f"their first {wrong[0] if wrong else BLOCK:,} tokens are not the same")
+    if added:
         raise ValueError(
-            f"the tokenizers differ: {sizes}, and their first {wrong[0] if wrong else BLOCK:,} are not the same; "
-            "use a student of the teacher's family, or trace again with a teacher of the student's"
+            f"the tokenizers differ: the traces' has {theirs['size']:,} tokens, this one {ours['size']:,}, and "
+            f"{'; '.join(added[:2])}: use a student of the teacher's family, or trace with a teacher of the student's"
         )
-    for i, token in theirs["added"].items():
-        if int(i) < len(tokens) and ours["added"].get(i) != token:
-            raise ValueError(
-                f"the tokenizers differ: {sizes}, and id {i} is {token!r} in the traces but {ours['added'].get(i)!r} "
-                "here; give both the same added tokens, or trace again"
-            )
 
 
 def vocabulary(tokenizer: Any) -> list[str]:
