@@ -88,6 +88,8 @@ def provenance() -> dict[str, Any]:
 
 def _quiet() -> None:
     """Warnings only: progress and results are printed, and Lightning's tips are not news to anyone."""
+    import lightning.pytorch  # noqa: F401 (it sets its own log level when imported)
+
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         for child in [name, *(other for other in logging.root.manager.loggerDict if other.startswith(f"{name}."))]:
             logging.getLogger(child).setLevel(logging.WARNING)

@@ -13,9 +13,10 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
+from ekd.diagnostics import Diagnostics
 from ekd.head import EMPTY, Head, distill, head_of, stats
 from ekd.model import identity, load_model
-from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal
+from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
 
 HARD_ROWS = ("end", "all", "none")
 
@@ -69,6 +70,7 @@ class Student(L.LightningModule):
         self.register_buffer("offered", torch.zeros((), dtype=torch.long))  # ... of so many response rows
         self.unreviewed: list[tuple[Reviews, Batch]] = []
         self.speed = {"tokens": 0, "seconds": 0.0}
+        self.diagnostics = Diagnostics(model, trust_remote_code)
         self.val_metrics = torch.nn.ModuleDict({name: MeanMetric() for name in ("kl", "agreement", "ce", "entropy")})
 
     def load(self) -> PreTrainedModel:
@@ -189,6 +191,12 @@ class Student(L.LightningModule):
             metric = self.val_metrics[name]
             metric.update(value)
             self.log(f"val/{name}", metric, on_epoch=True, prog_bar=name == "kl", batch_size=1)  # type: ignore[arg-type]
+        known = valid(rows)._replace(student=Stats(*(value[rows.valid] for value in seen)))
+        if len(known.valid):
+            self.diagnostics.update(known, values["kl"], self.signal, self.selector)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.diagnostics.compute())
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
