@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ekd.logits import Grads, Pool, Product, chunk_rows, chunks, gradient, look, split
+from ekd.logits import EMPTY, Distill, Pool, Product, as_product, chunk_rows, chunks, finish, look, multiply
 from ekd.types import Loss, Stats
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-EMPTY = -1e30  # ln of the mass of an empty category: finite, so that p ln p is 0 without a special case
 TAILS = ("bucket", "renormalise", "truncate")
 
 
@@ -117,7 +115,7 @@ def distill(
     _check(hidden, head, terms, budget_mb)
     xs, ws = _factors(hidden, head)
     shape = (head.scale, head.softcap)
-    return _Distill.apply(terms, shape, budget_mb, torch.is_grad_enabled(), head.bias, *xs, *ws)
+    return Distill.apply(terms, shape, budget_mb, torch.is_grad_enabled(), head.bias, *xs, *ws)
 
 
 def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
@@ -132,8 +130,8 @@ def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
     shapes = (tuple(terms.log_p.shape), len(terms.weight), len(terms.hard), len(hidden))
     if shapes != ((n, k + 1), n, n, n) or k == 0:
         raise ValueError(
-            f"teacher_ids is {(n, k)}, so teacher_logprobs is {(n, k + 1)} (k at least 1) and weight, hard and hidden have "
-            f"{n} rows, not {shapes[0]}, {shapes[1]}, {shapes[2]} and {shapes[3]}"
+            f"teacher_ids is {(n, k)}, so teacher_logprobs is {(n, k + 1)} (k at least 1) and weight, hard and hidden "
+            f"have {n} rows, not {shapes[0]}, {shapes[1]}, {shapes[2]} and {shapes[3]}"
         )
     highest = int(terms.ids.max()) if n else 0
     if highest >= len(head.weight):
@@ -151,85 +149,11 @@ def _factors(hidden: Tensor, head: Head) -> tuple[tuple[Tensor, ...], tuple[Tens
     return (hidden, torch.cat(low, 1)), (head.weight, torch.cat([a.up for a in head.adapters], 1))
 
 
-def _product(bias: Tensor | None, factors: tuple[Tensor, ...], scale: float, softcap: float | None) -> Product:
-    """In the weight's dtype, or autocast's where that is on."""
-    half, device = len(factors) // 2, factors[0].device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else factors[half].dtype
-    return Product(factors[:half], tuple(w.detach().to(dtype) for w in factors[half:]), bias, scale, softcap)
-
-
-class _Distill(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        terms: Terms,
-        shape: tuple[float, float | None],
-        budget_mb: float,
-        train: bool,
-        bias: Tensor | None,
-        *factors: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        product, temperatures = _product(bias, factors, *shape), terms.temperatures()
-        inputs = (bias, *factors)
-        wanted = [x is not None and x.requires_grad and train for x in inputs]
-        slope = product.softcap is not None and any(wanted)
-        parts = chunks(len(terms.ids), chunk_rows(product, budget_mb, len(temperatures), slope))
-        pool = Pool.make(product, max(p.stop - p.start for p in parts), len(temperatures), slope)
-        grads = _grads(product, inputs, wanted, len(parts) > 1)
-        price = torch.empty(len(terms.ids), dtype=product.wide, device=terms.ids.device)
-        for rows in parts:
-            part, room = product.rows(rows), pool.rows(slice(rows.stop - rows.start))
-            price[rows], dz = _pay(part, terms.rows(rows), temperatures, room, any(wanted))
-            if dz is not None:
-                grads.add(part, rows, dz)
-        ctx.mark_non_differentiable(price)
-        flat = (grads.bias, *grads.xs, *grads.ws)
-        ctx.grads = [g if g is None or x is None else g.to(x.dtype) for g, x in zip(flat, inputs, strict=True)]
-        return (price * terms.weight).sum(), price
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        grads, ctx.grads = ctx.grads, None  # nobody else holds them, so autograd keeps them as they are
-        if grads is None:
-            raise RuntimeError("the gradient of distill is made once and was taken: retain_graph has nothing to retain")
-        if scale.device.type != "cpu" or scale != 1:
-            for g in grads:
-                if g is not None:
-                    g.mul_(scale)
-        return (None, None, None, None, *grads)
-
-
-def _pay(
-    part: Product, terms: Terms, temperatures: tuple[float, ...], pool: Pool, train: bool
-) -> tuple[Tensor, Tensor | None]:
-    """A chunk's price (n,) and dD/dz (n, V), weighted."""
-    splits = split(part, pool, terms.ids, temperatures)
-    with torch.enable_grad():
-        scores = [s.scores().requires_grad_() for s in splits]
-        price = terms.price([c.log_softmax(1).clamp_min(EMPTY) for c in scores])
-        if not train:
-            return price.detach(), None
-        small = torch.autograd.grad((price * terms.weight).sum(), scores, allow_unused=True, materialize_grads=True)
-    return price.detach(), gradient(splits, list(small), temperatures, terms.ids, pool)
-
-
-def _grads(product: Product, inputs: tuple[Tensor | None, ...], wanted: list[bool], many: bool) -> Grads:
-    """Room for each gradient that is wanted; weights that are summed over many chunks get wide ones."""
-    half = len(product.xs)
-    wide = [True] + [False] * half + [many] * half
-    rooms = [
-        torch.empty_like(x, dtype=product.wide if w else x.dtype) if want and x is not None else None
-        for x, want, w in zip(inputs, wanted, wide, strict=True)
-    ]
-    return Grads(rooms[0], tuple(rooms[1 : 1 + half]), tuple(rooms[1 + half :]))
-
-
 @torch.no_grad()
 def stats(hidden: Tensor, head: Head, teacher_ids: Tensor, *, budget_mb: float) -> Stats:
     """What the student thinks at temperature 1, without gradient: hidden (N, H), teacher_ids (N, K) padded by -1."""
     xs, ws = _factors(hidden, head)
-    product = _product(head.bias, (*xs, *ws), head.scale, head.softcap)
+    product = as_product(head.bias, (*xs, *ws), head.scale, head.softcap)
     parts = chunks(len(hidden), chunk_rows(product, budget_mb, 1, False))
     pool = Pool.make(product, max(p.stop - p.start for p in parts), 1, False)
     seen = [_look(product.rows(p), pool.rows(slice(p.stop - p.start)), teacher_ids[p]) for p in parts]
@@ -255,32 +179,60 @@ def head_of(model: PreTrainedModel) -> Head:
     adapters: tuple[Adapter, ...] = ()
     if not isinstance(layer, torch.nn.Linear):
         layer, adapters = _unwrap(layer)
-    text = model.config.get_text_config()
-    config = {**vars(text), "model_type": text.model_type}  # a class attribute
-    return Head(layer.weight, layer.bias, _scale(config), config.get("final_logit_softcapping"), adapters)
+    config = model.config.get_text_config()
+    values = vars(config)
+    caps = (values.get(name) for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"))
+    return Head(layer.weight, layer.bias, _scale(config), next(filter(None, caps), None), adapters)
 
 
-def _scale(config: dict[str, Any]) -> float:
-    """What a family multiplies its logits by: Cohere, Falcon-H1, and Granite, which divides."""
-    scale = config.get("logit_scale") or config.get("lm_head_multiplier") or config.get("output_multiplier") or 1.0
-    other = config.get("logits_scaling") or 1.0
-    return float(scale * other if config["model_type"].startswith("hyperclovax") else scale / other)
+def _scale(config: PreTrainedConfig) -> float:
+    """What a family multiplies its logits by: Cohere, Falcon-H1, HyperCLOVA X, and Granite, which divides."""
+    values = vars(config)
+    scale = values.get("logit_scale") or values.get("lm_head_multiplier") or values.get("output_multiplier") or 1.0
+    other = values.get("logits_scaling") or 1.0
+    return float(scale * other if config.model_type.startswith("hyperclovax") else scale / other)
 
 
-def _unwrap(layer: torch.nn.Module | None) -> tuple[torch.nn.Linear, tuple[Adapter, ...]]:
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Raises ValueError for a model that makes its logits otherwise than `head_of` says; four tokens are enough."""
+    mode, ids = model.training, torch.arange(4, device=model.device)[None]
+    model.eval()
+    want = model(input_ids=ids, use_cache=False).logits[0].float()
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
+    model.train(mode)
+    xs, ws = _factors(hidden, head := head_of(model))
+    product = as_product(head.bias, (*xs, *ws), head.scale, head.softcap)
+    pool = Pool.make(product, len(hidden), 1, False)
+    multiply(product.rows(slice(None)), pool.product)
+    have = finish(product, pool).float()
+    if have.shape != want.shape or not torch.allclose(have, want, rtol=0.05, atol=0.02 * float(want.abs().max())):
+        raise ValueError(
+            f"the head of a {model.config.model_type} model is more than a matrix product, a scale and a soft cap, so "
+            "it cannot be distilled into in chunks; choose another student"
+        )
+
+
+def _unwrap(layer: Any) -> tuple[torch.nn.Linear, tuple[Adapter, ...]]:
     """peft's wrappers: a head trained in full (modules_to_save), or one with LoRA."""
     from peft.tuners.lora import Linear
     from peft.utils.other import ModulesToSaveWrapper
 
     if isinstance(layer, ModulesToSaveWrapper):
-        return layer.modules_to_save[layer.active_adapters[0]], ()
-    if not isinstance(layer, Linear):
+        layer = layer.modules_to_save[layer.active_adapters[0]] if not layer.disable_adapters else layer.original_module
+    adapters: tuple[Adapter, ...] = ()
+    if isinstance(layer, Linear):
+        names = [] if layer.disable_adapters or layer.merged else layer.active_adapters
+        adapters = tuple(_adapter(layer, name) for name in names if name in layer.lora_A)
+        layer = layer.get_base_layer()
+    if not isinstance(layer, torch.nn.Linear):
         raise ValueError(f"the student's head is a {type(layer).__name__}, but has to be a Linear, bare or with LoRA")
-    names = [] if layer.disable_adapters or layer.merged else layer.active_adapters
-    return layer.get_base_layer(), tuple(_adapter(layer, name) for name in names if name in layer.lora_A)
+    return layer, adapters
 
 
 def _adapter(layer: Any, name: str) -> Adapter:
+    if name in layer.lora_variant or layer.lora_bias[name]:
+        raise ValueError("the head has a LoRA with DoRA, a bias or another extra, but has to have plain LoRA")
     drop = layer.lora_dropout[name]
     rate = drop.p if isinstance(drop, torch.nn.Dropout) and drop.training else 0.0
     return Adapter(layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name], rate)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CACHE_MB = 1.5  # for each core: passes over a chunk go in blocks of rows that stay in its cache
+EMPTY = -1e30  # ln of the mass of an empty category: finite, so that p ln p is 0 without a special case
 PIECE = 8192  # rows of a weight's gradient that change dtype at once
 
 
@@ -38,6 +40,13 @@ class Product(NamedTuple):
 
     def rows(self, part: slice) -> Product:
         return self._replace(xs=tuple(x[part].to(self.ws[0].dtype) for x in self.xs))
+
+
+def as_product(bias: Tensor | None, factors: tuple[Tensor, ...], scale: float, softcap: float | None) -> Product:
+    """In the weight's dtype, or autocast's where that is on."""
+    half, device = len(factors) // 2, factors[0].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else factors[half].dtype
+    return Product(factors[:half], tuple(w.detach().to(dtype) for w in factors[half:]), bias, scale, softcap)
 
 
 class Pool(NamedTuple):
@@ -172,7 +181,7 @@ def look(part: Product, pool: Pool, ids: Tensor) -> View:
         s.top[b] = top.nan_to_num_(neginf=0.0)
         e = z.sub_(s.top[b]).exp()
         s.total[b] = e.sum(1, keepdim=True)
-        view.dot[b] = torch.bmm(e[:, None], z.scatter_(1, safe[b], 0.0)[:, :, None])[:, 0]
+        view.dot[b] = e.mul_(z.scatter_(1, safe[b], 0.0)).sum(1, keepdim=True)
     s.known.masked_fill_(ids < 0, -math.inf)
     return view
 
@@ -205,3 +214,85 @@ def add_product(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) ->
     for i in range(0, len(out), PIECE):
         piece, product = out[i : i + PIECE], torch.mm(a[i : i + PIECE], b)
         piece.add_(product, alpha=alpha) if beta else piece.copy_(product).mul_(alpha)
+
+
+class Pricing(Protocol):
+    """What rows are priced by."""
+
+    ids: Tensor  # (N, K)
+    weight: Tensor  # (N,)
+
+    def rows(self, part: slice) -> Pricing: ...
+
+    def temperatures(self) -> tuple[float, ...]: ...
+
+    def price(self, log_qs: list[Tensor]) -> Tensor: ...
+
+
+class Distill(torch.autograd.Function):
+    """The sum of weight * price, and price; the gradients of the factors are made on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        terms: Pricing,
+        shape: tuple[float, float | None],
+        budget_mb: float,
+        train: bool,
+        bias: Tensor | None,
+        *factors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        product, temperatures = as_product(bias, factors, *shape), terms.temperatures()
+        inputs = (bias, *factors)
+        wanted = [x is not None and x.requires_grad and train for x in inputs]
+        slope = product.softcap is not None and any(wanted)
+        parts = chunks(len(terms.ids), chunk_rows(product, budget_mb, len(temperatures), slope))
+        pool = Pool.make(product, max(p.stop - p.start for p in parts), len(temperatures), slope)
+        grads = _grads(product, inputs, wanted, len(parts) > 1)
+        price = torch.empty(len(terms.ids), dtype=product.wide, device=terms.ids.device)
+        for rows in parts:
+            part, room = product.rows(rows), pool.rows(slice(rows.stop - rows.start))
+            price[rows], dz = _pay(part, terms.rows(rows), temperatures, room, any(wanted))
+            if dz is not None:
+                grads.add(part, rows, dz)
+        ctx.mark_non_differentiable(price)
+        flat = (grads.bias, *grads.xs, *grads.ws)
+        ctx.grads = [g if g is None or x is None else g.to(x.dtype) for g, x in zip(flat, inputs, strict=True)]
+        return (price * terms.weight).sum(), price
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grads, ctx.grads = ctx.grads, None  # nobody else holds them, so autograd keeps them as they are
+        if grads is None:
+            raise RuntimeError("the gradient of distill is made once and was taken: retain_graph has nothing to retain")
+        if scale.device.type != "cpu" or scale != 1:
+            for g in grads:
+                if g is not None:
+                    g.mul_(scale)
+        return (None, None, None, None, *grads)
+
+
+def _pay(
+    part: Product, terms: Pricing, temperatures: tuple[float, ...], pool: Pool, train: bool
+) -> tuple[Tensor, Tensor | None]:
+    """A chunk's price (n,) and dD/dz (n, V), weighted."""
+    splits = split(part, pool, terms.ids, temperatures)
+    with torch.enable_grad():
+        scores = [s.scores().requires_grad_() for s in splits]
+        price = terms.price([c.log_softmax(1).clamp_min(EMPTY) for c in scores])
+        if not train:
+            return price.detach(), None
+        small = torch.autograd.grad((price * terms.weight).sum(), scores, allow_unused=True, materialize_grads=True)
+    return price.detach(), gradient(splits, list(small), temperatures, terms.ids, pool)
+
+
+def _grads(product: Product, inputs: tuple[Tensor | None, ...], wanted: list[bool], many: bool) -> Grads:
+    """Room for each gradient that is wanted; weights that are summed over many chunks get wide ones."""
+    half = len(product.xs)
+    wide = [True] + [False] * half + [many] * half
+    rooms = [
+        torch.empty_like(x, dtype=product.wide if w else x.dtype) if want and x is not None else None
+        for x, want, w in zip(inputs, wanted, wide, strict=True)
+    ]
+    return Grads(rooms[0], tuple(rooms[1 : 1 + half]), tuple(rooms[1 + half :]))
