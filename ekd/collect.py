@@ -7,14 +7,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from ekd.model import home, load_tokenizer
 from ekd.prompt import Prompt
@@ -98,7 +98,7 @@ class Collector:
             return [self._request(problem, prompt_ids, None, sample) for sample in range(self.samples)]
         if not problem.solution:
             raise ValueError(
-                f"teacher.mode=score reads given solutions, and problem {problem.id} has none; use teacher.mode=generate"
+                f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
             )
         response = self.spoken.encode(problem.solution, add_special_tokens=False)
         return [self._request(problem, prompt_ids, [*response, self.spoken.eos_token_id], 0)]
@@ -109,7 +109,7 @@ class Collector:
         return Request(digest[:32], problem.id, sample, int(digest[:12], 16), prompt_ids, response)
 
     @cached_property
-    def spoken(self) -> PreTrainedTokenizerFast:
+    def spoken(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the traces; loaded at first use."""
         return load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
 

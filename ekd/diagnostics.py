@@ -1,4 +1,4 @@
-"""What a selector really chooses, on held-out rows. Validation has the student's view of every row, so this costs no pass."""
+"""What a selector really chooses, on held-out rows: validation has the student's view of every row, so no pass is added."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ TOP = 0.2  # the share that overlaps are measured against
 class Diagnostics(nn.Module):
     """Means over held-out rows, collected by `update` and read by `compute`; names are paths below `choice/`.
 
-        share                      rows chosen
-        teacher_entropy/SIDE       mean H(p), nats           student_entropy/SIDE    mean H(q), nats
-        kl/decile0 ... decile9     mean KL of the rows in each tenth of their sequence by teacher entropy
-        kl/SIDE/decile0 ...        the same, of the rows chosen and of those left
-        mass/teacher, mass/student on the ids that the teacher's row names
-        overlap/teacher_top20      share of the chosen rows that are among their sequence's 20% by teacher entropy; the
-        overlap/student_top20      same by student entropy; and among a random 20%, which shows what chance gives
-        overlap/random20
-        kind/SIDE/digits ...       what the chosen and the left tokens are; kind/SIDE/sentence_start: first of a sentence
+    share                      rows chosen
+    teacher_entropy/SIDE       mean H(p), nats           student_entropy/SIDE    mean H(q), nats
+    kl/decile0 ... decile9     mean KL of the rows in each tenth of their sequence by teacher entropy
+    kl/SIDE/decile0 ...        the same, of the rows chosen and of those left
+    mass/teacher, mass/student on the ids that the teacher's row names
+    overlap/teacher_top20      share of the chosen rows that are among their sequence's 20% by teacher entropy; the
+    overlap/student_top20      same by student entropy; and among a random 20%, which shows what chance gives
+    overlap/random20
+    kind/SIDE/digits ...       what the chosen and the left tokens are; kind/SIDE/sentence_start: first of a sentence
     """
 
     def __init__(self, tokenizer: str, trust_remote_code: bool = False) -> None:
@@ -46,7 +46,7 @@ class Diagnostics(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Rows, kl: Tensor, signal: Signal, selector: Selector) -> None:
-        """rows with `student` filled and a teacher distribution everywhere; kl (R,). The selector's memory is not touched."""
+        """rows: valid ones with `student` filled; kl (R,). The memory of signal and selector is not touched."""
         assert rows.student is not None
         chosen = copy.deepcopy(selector)(copy.deepcopy(signal)(rows), rows.sequence) > 0
         self._mean("share", chosen)
@@ -96,7 +96,7 @@ class Diagnostics(nn.Module):
 
     def _tables(self, vocab: int) -> tuple[Tensor, Tensor]:
         tokenizer = load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
-        words = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+        words = [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
         words += [""] * (vocab - len(words))  # a head may have more rows than the tokenizer has tokens
         return torch.tensor([KINDS.index(kind_of(w)) for w in words]), torch.tensor([closes(w) for w in words])
 

@@ -19,7 +19,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 PACKAGE = Path(__file__).parent
@@ -31,7 +31,7 @@ build: Callable[..., Any] = partial(hydra.utils.instantiate, _convert_="all")
 
 
 def door(name: str, work: Callable[[DictConfig], int | None]) -> NoReturn:
-    """Run `work` on conf/<name>.yaml and the command line. Exit code 0, or 2 after one sentence, or 130 after Ctrl-C."""
+    """Run `work` on conf/<name>.yaml and the command line. Exit code 0, 2 after one sentence, 130 after Ctrl-C."""
     OmegaConf.register_new_resolver("ekd.offline", offline, replace=True)
     _check_keys(name)
 
@@ -86,6 +86,16 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def name_job() -> None:
+    """Lightning starts further ranks by running this command again: in a sweep that is to be this job, not the sweep."""
+    job = HydraConfig.get()
+    if job.mode != RunMode.MULTIRUN:
+        return
+    sys.argv[1:] = [f"--config-name={job.job.config_name}", *job.overrides.task]
+    with open_dict(HydraConfig.instance().cfg), read_write(HydraConfig.instance().cfg):
+        HydraConfig.instance().cfg.hydra.run.dir = job.runtime.output_dir
+
+
 def _quiet() -> None:
     """Warnings only: progress and results are printed, and Lightning's tips are not news to anyone."""
     import lightning.pytorch  # noqa: F401 (it sets its own log level when imported)
@@ -99,7 +109,8 @@ def _quiet() -> None:
 
 
 def _stop(sentence: str) -> NoReturn:
-    print(f"error: {sentence}", file=sys.stderr)
+    rank = os.environ.get("LOCAL_RANK", "0")  # the others mostly have the same to say
+    print(f"error: {sentence}" if rank == "0" else f"rank {rank}: {sentence}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -115,7 +126,9 @@ def _check_keys(name: str) -> None:
     """Compose once before Hydra does, to answer a misspelt key or group with the names that exist."""
     overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra"))]
     if any(flag in sys.argv for flag in ("-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info")):
-        overrides = [word for word in overrides if "," not in word and not re.search(r"(choice|range|interval)\(", word)]
+        overrides = [
+            word for word in overrides if "," not in word and not re.search(r"(choice|range|interval)\(", word)
+        ]
     if any(word.startswith(("--config", "-cn", "-cp", "-cd")) for word in sys.argv[1:]):
         return
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from ekd.types import Problem
 
@@ -27,18 +28,18 @@ class Prompt:
         if self.shots < 0:
             raise ValueError(f"prompt.shots is 0 or more, not {self.shots}")
 
-    def ids(self, tokenizer: PreTrainedTokenizerFast, problem: Problem, examples: Sequence[Problem]) -> list[int]:
+    def ids(self, tokenizer: PreTrainedTokenizerBase, problem: Problem, examples: Sequence[Problem]) -> list[int]:
         """Token ids up to the place where the answer begins. examples: solved problems; the first `shots` are used."""
         if tokenizer.chat_template is None:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "
                 "take the -Instruct version, or give the tokenizer a chat_template"
             )
-        extra = {} if self.thinking is None else {"enable_thinking": self.thinking}
-        ids = tokenizer.apply_chat_template(
+        extra: dict[str, Any] = {} if self.thinking is None else {"enable_thinking": self.thinking}
+        ids: Any = tokenizer.apply_chat_template(
             self._messages(problem, examples), add_generation_prompt=True, return_dict=False, **extra
         )
-        return list(ids)  # type: ignore[arg-type]
+        return list(ids)
 
     def _messages(self, problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:
         solved = [e for e in examples if e.solution and e.id != problem.id][: self.shots]

@@ -1,7 +1,7 @@
 """The nouns that travel through the house, and the five verbs. Nothing else.
 
-Letters in shapes: B sequences, T positions, R rows (one row = one response token), P prompt tokens, n response tokens of
-one sequence, K known teacher ids of a row (padded to the widest of the batch), V vocabulary, H hidden size. All
+Letters in shapes: B sequences, T positions, R rows (one row = one response token), P prompt tokens, n response tokens
+of one sequence, K known teacher ids of a row (padded to the widest of the batch), V vocabulary, H hidden size. All
 logarithms are natural; entropy is in nats.
 """
 
@@ -76,7 +76,7 @@ class Stats(NamedTuple):
 class Rows(NamedTuple):
     """The response rows of a batch, flat, in row-major order of its mask.
 
-    Column 0 of a teacher row is the token that came next, the last column is the tail: everything the row does not name.
+    Column 0 of a teacher row is the token that came next; the last column is the tail, all that the row does not name.
     """
 
     sequence: Tensor  # (R,) which sequence of the batch; ascending
@@ -171,4 +171,4 @@ class Reviews(Protocol):
     """A signal or selector that is shown the same rows again once the optimizer has stepped (one more forward pass)."""
 
     def review(self, rows: Rows) -> None:
-        """Called for each `learn`, in the same order, on every rank; rows.student is that of the student after the step."""
+        """Called for each `learn`, in the same order, on every rank; rows.student is of the student after the step."""

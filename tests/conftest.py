@@ -10,12 +10,12 @@ import pytest
 # Two threads fight over the small matrices of these tests; one is faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from ekd.collect import Collector  # noqa: E402 (the thread count must be set before torch is imported)
-from ekd.dataset.arithmetic import Arithmetic  # noqa: E402
-from ekd.model import load_model, load_tokenizer  # noqa: E402
-from ekd.prompt import Prompt  # noqa: E402
-from ekd.teacher.hf import HF  # noqa: E402
-from ekd.types import Trace  # noqa: E402
+from ekd.collect import Collector
+from ekd.dataset.arithmetic import Arithmetic
+from ekd.model import load_model, load_tokenizer
+from ekd.prompt import Prompt
+from ekd.teacher.hf import HF
+from ekd.types import Trace
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -29,8 +29,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 def hf(**changes) -> HF:
     values = {
-        "model": "tiny:1", "mode": "generate", "dtype": "float32", "quantize": None, "attention": "sdpa", "device": "cpu",
-        "trust_remote_code": False, "mass": 0.99, "max_k": 16, "temperatures": [], "temperature": 1.0, "top_p": 1.0,
+        "model": "tiny:1", "mode": "generate", "dtype": "float32", "quantize": None, "attention": "sdpa",
+        "device": "cpu", "trust_remote_code": False, "mass": 0.99, "max_k": 16, "temperatures": [],
+        "temperature": 1.0, "top_p": 1.0,
         "max_new_tokens": 12, "batch_size": 4,
     }  # fmt: skip
     return HF(**(values | changes))

@@ -1,4 +1,4 @@
-"""Traces to batches: every response token is predicted exactly once, by the position before it, whatever surrounds it."""
+"""Traces to batches: every response token is predicted exactly once, by the position before it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ekd.data import Batches, Collate, TraceData, norm_column, pack, wide
 def data(**changes) -> TraceData:
     values = {
         "collector": collector(), "train_problems": 12, "val_problems": 3, "val_split": "val", "max_tokens": 600,
-        "temperature": 1.0, "seed": 0, "workers": 0,
+        "packing": False, "temperature": 1.0, "seed": 0, "workers": 0,
     }  # fmt: skip
     return TraceData(**(values | changes))
 
@@ -52,9 +52,7 @@ def test_the_end_token_is_a_row_like_any_other_though_it_pads_too():
 
 
 def test_wide_rows_hold_the_ragged_ones():
-    ids, logprobs = wide(
-        np.array([1, 3]), np.array([5, 7, 8, 9]), np.log([0.5, 0.2, 0.3, 0.1]), np.log([0.5, 0.4])
-    )
+    ids, logprobs = wide(np.array([1, 3]), np.array([5, 7, 8, 9]), np.log([0.5, 0.2, 0.3, 0.1]), np.log([0.5, 0.4]))
     assert ids.tolist() == [[5, -1, -1], [7, 8, 9]]
     np.testing.assert_allclose(np.exp(logprobs), [[0.5, 0, 0, 0.5], [0.2, 0.3, 0.1, 0.4]], rtol=1e-6)
 
@@ -155,5 +153,5 @@ def test_a_store_made_by_another_teacher_is_refused_with_both_origins(tmp_path):
 def test_too_many_problems_and_missing_solutions_are_said_before_any_work():
     with pytest.raises(ValueError, match="train split has 24 problems; 99 were asked for"):
         collector().requests("train", 99)
-    with pytest.raises(ValueError, match="samples=2 needs teacher.mode=generate"):
+    with pytest.raises(ValueError, match=r"samples=2 needs teacher\.mode=generate"):
         collector(teacher=hf(mode="score"), samples=2)

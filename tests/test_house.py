@@ -73,7 +73,11 @@ def resolved(config, group: str):
 def test_every_config_builds_what_it_names(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     group, name = file.parent.name, file.stem
-    if group in ("trainer", "logger", "launcher", "generator", "callback") and name in ("tensorboard", "wandb", "submitit"):
+    if group in ("trainer", "logger", "launcher", "generator", "callback") and name in (
+        "tensorboard",
+        "wandb",
+        "submitit",
+    ):
         pytest.importorskip("tensorboard" if name == "tensorboard" else name)
     door = next(d for d in ("train", "evaluate", "trace") if f"{group}:" in (CONF / f"{d}.yaml").read_text())
     config = composed(f"{group}={name}", *REQUIRED.get(f"{group}={name}", []), name=door)

@@ -73,7 +73,9 @@ def test_a_run_learns_says_what_came_out_and_another_selector_does_not_trace_aga
 def test_the_saved_student_is_the_trained_one_and_plain_transformers_loads_it(place):
     run = train(place)
     saved = load_model(str(run / "student"))
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) if (run / "checkpoints").exists() else None
+    checkpoint = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) if (run / "checkpoints").exists() else None
+    )
     fresh = load_model("tiny")
     assert any(not torch.equal(a, b) for a, b in zip(saved.parameters(), fresh.parameters(), strict=True))
     assert load_tokenizer(str(run / "student")).encode("ab") == load_tokenizer("tiny").encode("ab")
@@ -154,10 +156,20 @@ def test_help_is_quick_and_needs_no_heavy_import(place):
 
 def test_wandb_works_offline_without_an_account(place):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "EKD_HOME": str(place / "home"), "HOME": str(place)}
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "EKD_HOME": str(place / "home"),
+        "HOME": str(place),
+    }
     words = [*TINY, "logger=wandb", f"hydra.run.dir={place / 'wandb-run'}", "exam.problems=0"]
     done = subprocess.run(
-        [sys.executable, "-m", "ekd.train", *words], cwd=place, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "ekd.train", *words],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((place / "wandb-run" / "wandb").glob("offline-run-*/*.wandb"))

@@ -11,7 +11,11 @@ def table(figures: dict[str, Any]) -> Table:
     """figures: as in metrics.json."""
     view = Table(title="what came out", show_header=False, title_justify="left")
     before, after = figures.get("before", {}), figures["after"]
-    for name, label in (("kl", "KL to the teacher"), ("agreement", "top-1 agreement with the teacher"), ("ce", "cross entropy")):
+    for name, label in (
+        ("kl", "KL to the teacher"),
+        ("agreement", "top-1 agreement with the teacher"),
+        ("ce", "cross entropy"),
+    ):
         start = f"{before[f'val/{name}']:.4f} → " if before else ""
         view.add_row(f"held-out {label}", f"{start}{after[f'val/{name}']:.4f}")
     for who, result in figures["exams"].items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
@@ -116,7 +115,7 @@ class HF:
 
     @torch.inference_mode()
     def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
-        shared = len(os.path.commonprefix([r.prompt_ids[:-1] for r in batch]))
+        shared = _common([r.prompt_ids[:-1] for r in batch])
         hidden = _suffix_hidden(model, [r.prompt_ids + (r.response_ids or []) for r in batch], shared)
         head = head_of(model)
         for row, request in enumerate(batch):
@@ -129,6 +128,12 @@ class HF:
                 parts.append(top(rows, chunk, self.mass, self.max_k, self.temperatures))
             known = Top(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
             yield to_trace(request, response, "stop" if response[-1] in end else "length", known)
+
+
+def _common(prompts: list[list[int]]) -> int:
+    """How many ids all prompts begin with."""
+    first, last = min(prompts), max(prompts)  # the two that differ earliest
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def _suffix_hidden(model: PreTrainedModel, texts: list[list[int]], shared: int) -> Tensor:
