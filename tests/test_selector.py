@@ -45,6 +45,7 @@ MORE = {
         "adaptive scope=batch k_percent=30",
         "sampled corrected=false",
         "global_threshold warm_up=1 size=40",
+        "global_bucket warm_up=1 size=40",
         "curriculum steps=10",
         "threshold below=0.01",
     )
@@ -302,13 +303,30 @@ def test_global_threshold_remembers_the_last_scores() -> None:
         seen += score.tolist()
 
 
+def test_global_bucket_remembers_the_last_scores() -> None:
+    selector = build("global_bucket size=40 warm_up=15 lower=40 upper=70")
+    seen: list[float] = []
+    for seed in range(30):
+        score, sequence = rows([5, 1, 3], seed)
+        weight = selector(score, sequence)
+        if len(seen) >= 15:
+            low, high = (np.quantile(np.array(seen[-40:]), q) for q in (0.4, 0.7))
+            for scores, weights in zip(per_sequence(score, sequence), per_sequence(weight, sequence), strict=True):
+                inside = [float(low <= s <= high) for s in scores]
+                near = [abs(s - (low + high) / 2) for s in scores]
+                assert weights == (inside if any(inside) else [float(d == min(near)) for d in near])
+        else:
+            assert torch.equal(weight, build("bucket lower=40 upper=70")(score, sequence))
+        seen += score.tolist()
+
+
 def test_global_threshold_of_more_scores_than_its_ring() -> None:
     selector = build("global_threshold size=10 warm_up=10 k_percent=50")
     many = torch.arange(37.0)
     selector(many, torch.zeros(37, dtype=torch.long))
-    assert sorted(selector.ring.view(torch.float32).tolist()) == many[-10:].tolist()
+    assert sorted(selector.ring.scores.view(torch.float32).tolist()) == many[-10:].tolist()
     selector(torch.tensor([100.0, 101.0]), torch.zeros(2, dtype=torch.long))
-    assert sorted(selector.ring.view(torch.float32).tolist()) == [*many[-8:].tolist(), 100.0, 101.0]
+    assert sorted(selector.ring.scores.view(torch.float32).tolist()) == [*many[-8:].tolist(), 100.0, 101.0]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
@@ -477,7 +495,7 @@ def test_two_ranks_share_one_memory(tmp_path: Path) -> None:
         assert ring(score, sequence).tolist() == a[3][step] + b[3][step], "two ranks choose other rows than one"
         weight = adaptive(score, sequence)
         adaptive.learn(None, weight, weight * (12 - step + (sequence == 6)))
-    held, shared = (x.view(torch.float32).sort().values for x in (ring.ring, a[0]["ring"]))
+    held, shared = (x.view(torch.float32).sort().values for x in (ring.ring.scores, a[0]["ring.scores"]))
     assert torch.equal(held, shared)
     assert adaptive.k_percent == pytest.approx(float(a[1]["memory"].view(torch.float64)[0]))
     assert adaptive.k_percent < 100

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -334,6 +336,46 @@ def test_the_bandit_answers_micro_batches_in_their_order() -> None:
     for later in (later_a, later_b):
         two.review(later)
     assert all(torch.equal(x, y) for x, y in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+HALF = """
+import sys, torch
+from ekd.signal.bandit import Bandit
+from ekd.types import Rows, Stats
+rank, store, inputs, output = int(sys.argv[1]), *sys.argv[2:]
+torch.distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+bandit = Bandit(tokenizer="tiny", explore=1.0, ridge=1.0, clip=5.0, accumulate=1, trust_remote_code=False)
+bandit.classes = torch.arange(40) % 4
+for before, after in torch.load(inputs)[rank]:
+    before, after = (Rows(*x[:-1], student=Stats(*x[-1])) for x in (before, after))
+    bandit.learn(before, torch.ones(len(before.target)), torch.zeros(len(before.target)))
+    bandit.review(after)
+torch.save(bandit.state_dict(), output)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_share_one_bandit(tmp_path: Path) -> None:
+    one = copy.deepcopy(SIGNALS["bandit"])
+    one.classes = torch.arange(VOCAB) % 4  # type: ignore[assignment]
+    halves: list[list] = [[], []]
+    for seed in range(4):
+        rows = make(seed)[0]
+        later = after_a_step(rows, seed + 50)
+        one.learn(rows, torch.ones(14), torch.zeros(14))
+        one.review(later)
+        for rank, index in enumerate((torch.arange(6), torch.arange(6, 14))):
+            index = index[:0] if seed == 2 and rank == 0 else torch.arange(14) if seed == 2 else index
+            halves[rank].append([[*x[:-1], tuple(x[-1])] for x in (take(rows, index), take(later, index))])
+    torch.save(halves, tmp_path / "in.pt")
+    where = [str(tmp_path / name) for name in ("store", "in.pt")]
+    ranks = [subprocess.Popen([sys.executable, "-c", HALF, str(r), *where, str(tmp_path / f"{r}.pt")]) for r in (0, 1)]
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for key, bits in one.state_dict().items():
+        assert torch.equal(a[key], b[key]), "the ranks remember different things"
+        torch.testing.assert_close(a[key].view(torch.float64), bits.view(torch.float64))
 
 
 def test_the_bandits_memory_travels_and_is_not_rounded() -> None:

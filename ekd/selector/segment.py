@@ -28,7 +28,10 @@ def segments(sequence: Tensor, scope: str = "sequence") -> Segments:
 
 def check_scope(scope: str) -> None:
     if scope not in SCOPES:
-        raise ValueError(f"scope={scope!r} is not known: choose sequence (rows compete within their own) or batch.")
+        raise ValueError(
+            f"scope={scope!r} is not known: choose sequence (rows compete within their own) or batch; for "
+            "percentiles over the whole run take selector=global_threshold or selector=global_bucket."
+        )
 
 
 def check_percent(k_percent: float) -> None:

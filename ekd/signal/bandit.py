@@ -8,7 +8,6 @@ import string
 import torch
 from torch import Tensor, distributed, nn
 
-from ekd.model import load_tokenizer
 from ekd.signal.view import kl, log_p, log_q, student_ce, teacher_ce
 from ekd.types import Rows
 
@@ -112,6 +111,8 @@ def token_class(token: str) -> int:
 
 def token_classes(tokenizer: str, vocab: int, trust_remote_code: bool = False) -> Tensor:
     """(V,) the class of every entry of the student's softmax; entries without a token are "other"."""
+    from ekd.model import load_tokenizer  # transformers takes seconds to import, and this is its only use here
+
     source = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     table = torch.full((vocab,), 3)
     for token, index in source.get_vocab().items():
