@@ -1,4 +1,4 @@
-"""The exam: held-out problems, the student's own words, a verdict on each. Every answer is written as it comes."""
+"""The exam: held-out problems, a model's own words, a verdict on each."""
 
 from __future__ import annotations
 
@@ -6,108 +6,153 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from time import monotonic
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ekd.answers import Answer, AnswerFile, repeats
 from ekd.generation import Text, generate
+from ekd.marks import summary
 from ekd.model import end_ids
 from ekd.prompt import Prompt
 from ekd.types import Dataset, Failure, Problem, Request, Teacher
 
-Solver = Callable[[list[Request]], Iterator[tuple[Request, Text]]]
+FORMAT = 2  # of an answers file; older ones are not read
+
+# (all requests, keys of those that are answered) -> the answers of the others
+Solver = Callable[[list[Request], set[str]], Iterator[tuple[Request, Text | Failure]]]
 
 
-class Answer(NamedTuple):
-    problem_id: str
-    sample: int
-    status: str  # correct, wrong or unparseable
-    extracted: str
-    finish: str  # stop or length
-    tokens: int
-    text: str
+class Sitting(NamedTuple):
+    answers: list[Answer]  # in the order of the problems
+    failures: list[Failure]  # requests that a server finally refused; the same call asks again
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exam:
-    """problems: the first so many of the split, null for all. max_new_tokens: an answer that is longer is truncated.
+    """problems: the first so many of the split, null for all. samples: answers to each problem.
 
-    temperature 0 is greedy. teacher, before: whether the teacher and the untrained student sit it too (once; kept).
+    max_new_tokens: an answer that is longer is truncated. temperature 0 is greedy. batch_size: of a local model.
     """
 
     dataset: Dataset
     prompt: Prompt
     split: str
     problems: int | None
+    samples: int
     max_new_tokens: int
     temperature: float
+    top_p: float
     batch_size: int
     seed: int
-    teacher: bool
-    before: bool
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.batch_size < 1 or self.temperature < 0:
+        for name in ("samples", "max_new_tokens", "batch_size"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"exam.{name} is 1 or more, not {vars(self)[name]}")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
-                "exam.max_new_tokens and exam.batch_size are 1 or more, exam.temperature 0 or more, not "
-                f"{self.max_new_tokens}, {self.batch_size} and {self.temperature}"
+                "exam.temperature is 0 (greedy) or more and 0 < exam.top_p <= 1, "
+                f"not {self.temperature} and {self.top_p}"
+            )
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"exam.samples={self.samples} at temperature 0 are {self.samples} equal answers: "
+                "set exam.temperature=0.6, or exam.samples=1"
             )
 
     def questions(self) -> list[Problem]:
         problems = self.dataset.problems(self.split)
         if self.problems is not None and not 0 <= self.problems <= len(problems):
-            raise ValueError(f"the dataset's {self.split} split has {len(problems)} problems, not exam.problems={self.problems}")
+            raise ValueError(
+                f"the dataset's {self.split} split has {len(problems)} problems, not exam.problems={self.problems}"
+            )
         return problems[: self.problems]
 
-    def sit(self, tokenizer: PreTrainedTokenizerFast, solve: Solver, path: Path, who: str) -> list[Answer]:
-        """Answers go to `path` (JSONL) one by one; those that are there already are not asked again."""
-        questions = self.questions()
-        answers = read(path)
-        asked = {p.id: p for p in questions}
+    def requests(self, tokenizer: PreTrainedTokenizerFast) -> list[Request]:
+        """Each problem `samples` times, every time with a seed of its own."""
         examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
-        missing = [
-            Request(p.id, p.id, 0, self._seed(p), self.prompt.ids(tokenizer, p, examples))
-            for p in questions
-            if (p.id, 0) not in answers
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            for request, text in track(solve(missing), f"judging {who}", len(missing), disable=not missing):
-                words = tokenizer.decode(text.ids, skip_special_tokens=True)
-                verdict = self.dataset.grade(asked[request.problem_id], words)
-                answer = Answer(request.problem_id, 0, *verdict, text.finish, len(text.ids), words)
-                file.write(json.dumps(answer._asdict()) + "\n")
-                file.flush()
-                answers[answer.problem_id, 0] = answer
-        return [answers[p.id, 0] for p in questions if (p.id, 0) in answers]
+        requests = []
+        for problem in self.questions():
+            ids = self.prompt.ids(tokenizer, problem, examples)
+            requests += [
+                Request(_key(problem.id, sample), problem.id, sample, self._seed(problem, sample), ids)
+                for sample in range(self.samples)
+            ]
+        return requests
 
-    def identity(self, who: dict[str, Any]) -> str:
-        """A name for the results of `who` on just these questions."""
-        made = [who, asdict(self.prompt), self.questions(), self.max_new_tokens, self.temperature, self.seed]
+    def sit(self, tokenizer: PreTrainedTokenizerFast, solve: Solver, path: Path, who: str) -> Sitting:
+        """Answers go to `path` (JSONL) one by one; those that are there already are not asked again."""
+        requests = self.requests(tokenizer)
+        asked = {p.id: p for p in self.questions()}
+        failures: list[Failure] = []
+        with AnswerFile(path) as file, _bar() as bar:
+            done = {_key(*key) for key in file.answers}
+            task = bar.add_task(f"judging {who}", total=len(requests), completed=len(done), note="")
+            speed = _Speed()
+            for request, text in solve(requests, done):
+                if isinstance(text, Failure):
+                    failures.append(text)
+                    continue
+                file.add(self._mark(asked[request.problem_id], request, text, tokenizer))
+                note = speed.after(len(text.ids)) + (f", {len(failures)} failed" if failures else "")
+                bar.update(task, completed=len(file.answers), note=note)
+            answers = [
+                file.answers[r.problem_id, r.sample] for r in requests if (r.problem_id, r.sample) in file.answers
+            ]
+        return Sitting(answers, failures)
+
+    def summary(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """See `ekd.marks.summary`."""
+        return summary(answers, asked=len(self.questions()) * self.samples, same=self._same)
+
+    def identity(self, who: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> str:
+        """A name for the answers of `who` to just these questions, in just these words."""
+        asked = [(r.key, r.seed, r.prompt_ids) for r in self.requests(tokenizer)]
+        answers = [p.answer for p in self.questions()]
+        made = [FORMAT, who, asked, answers, self.max_new_tokens, self.temperature, self.top_p]
         return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def by_model(self, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> Solver:
-        """The model is loaded only when there is something to solve."""
+    def describe(self) -> dict[str, Any]:
+        """What was asked and how, as plain values, for the result file."""
+        questions = self.questions()
+        digest = hashlib.sha256(json.dumps([p[:3] for p in questions]).encode()).hexdigest()
+        return {
+            "dataset": repr(self.dataset),
+            "split": self.split,
+            "problems": len(questions),
+            "problems_sha256": digest,
+            "prompt": asdict(self.prompt),
+            **{n: vars(self)[n] for n in ("samples", "max_new_tokens", "temperature", "top_p", "batch_size", "seed")},
+        }
 
-        def solve(requests: list[Request]) -> Iterator[tuple[Request, Text]]:
-            if not requests:
+    def by_model(self, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> Solver:
+        """The model is loaded only when there is something to solve.
+
+        Batches are cut from all requests, answered or not, and a batch that lacks an answer is computed whole: in other
+        company a row's sums are rounded otherwise, and a stopped exam would not end as one that was not.
+        """
+
+        def solve(requests: list[Request], done: set[str]) -> Iterator[tuple[Request, Text | Failure]]:
+            ordered = sorted(requests, key=lambda r: -len(r.prompt_ids))
+            batches = [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
+            unfinished = [batch for batch in batches if not done.issuperset(r.key for r in batch)]
+            if not unfinished:
                 return
             model = load()
-            end = end_ids(model, tokenizer)
-            ordered = sorted(requests, key=lambda r: len(r.prompt_ids))
-            training = model.training
+            training, end = model.training, end_ids(model, tokenizer)
             model.eval()
-            for start in range(0, len(ordered), self.batch_size):
-                batch = ordered[start : start + self.batch_size]
+            for batch in unfinished:
                 texts = generate(
                     model,
                     [r.prompt_ids for r in batch],
                     end=end,
                     max_new_tokens=self.max_new_tokens,
                     temperature=self.temperature,
+                    top_p=self.top_p,
                     seeds=[r.seed for r in batch],
                 )
                 yield from zip(batch, texts, strict=True)
@@ -116,54 +161,80 @@ class Exam:
         return solve
 
     def by_teacher(self, teacher: Teacher) -> Solver:
-        """Any teacher can sit the exam: it generates, greedily or as the exam says."""
+        """Any teacher can sit the exam, a served model too: it generates as the exam says."""
         pupil = replace(  # type: ignore[type-var]
-            teacher, mode="generate", temperature=self.temperature, max_new_tokens=self.max_new_tokens
+            teacher, mode="generate", temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens
         )
 
-        def solve(requests: list[Request]) -> Iterator[tuple[Request, Text]]:
-            asked = {r.key: r for r in requests}
-            for trace in pupil.trace(requests):
-                if not isinstance(trace, Failure):
-                    yield asked[trace.key], Text(trace.response_ids.tolist(), trace.finish)
+        def solve(requests: list[Request], done: set[str]) -> Iterator[tuple[Request, Text | Failure]]:
+            missing = {r.key: r for r in requests if r.key not in done}
+            clock = monotonic()
+            for trace in pupil.trace(list(missing.values())):
+                if isinstance(trace, Failure):
+                    yield missing[trace.key], trace
+                else:
+                    now = monotonic()
+                    yield missing[trace.key], Text(trace.response_ids.tolist(), trace.finish, now - clock)
+                    clock = now
 
         return solve
 
-    def _seed(self, problem: Problem) -> int:
-        return int(hashlib.sha256(f"{self.seed} {problem.id}".encode()).hexdigest()[:12], 16)
+    def _mark(self, problem: Problem, request: Request, text: Text, tokenizer: PreTrainedTokenizerFast) -> Answer:
+        words = str(tokenizer.decode(text.ids, skip_special_tokens=True))
+        verdict = self.dataset.grade(problem, words)
+        return Answer(
+            problem_id=problem.id,
+            sample=request.sample,
+            status=verdict.status,
+            extracted=verdict.extracted,
+            reference=problem.answer,
+            finish=text.finish,
+            endless=text.finish == "length" and repeats(words),
+            tokens=len(text.ids),
+            seconds=round(text.seconds, 4),
+            prompt=str(tokenizer.decode(request.prompt_ids)),
+            text=words,
+        )
+
+    def _same(self, one: Answer, other: Answer) -> bool:
+        """Whether two answers to a problem say the same: the other is right where the first is the reference."""
+        problem = Problem(one.problem_id, "", one.extracted)
+        return one.extracted == other.extracted or self.dataset.grade(problem, other.text).status == "correct"
+
+    def _seed(self, problem: Problem, sample: int) -> int:
+        return int(hashlib.sha256(f"{self.seed} {problem.id} {sample}".encode()).hexdigest()[:12], 16)
 
 
-def read(path: Path) -> dict[tuple[str, int], Answer]:
-    """Answers of an earlier call. A last line that a kill cut short is left out."""
-    answers = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        if line.endswith("}"):
-            answer = Answer(**json.loads(line))
-            answers[answer.problem_id, answer.sample] = answer
-    return answers
+@runtime_checkable
+class Generator(Protocol):
+    """A model that only answers. What has no `solver` is a teacher."""
+
+    def origin(self) -> dict[str, Any]: ...
+
+    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerFast) -> Solver: ...
 
 
-def summary(answers: Sequence[Answer]) -> dict[str, float]:
-    """Accuracy with its 95% interval (Wilson), shares of answers that could not be read or were cut off, mean tokens."""
-    n = len(answers)
-    correct = sum(a.status == "correct" for a in answers)
-    low, high = wilson(correct, n)
-    return {
-        "problems": n,
-        "accuracy": correct / n if n else 0.0,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "unparseable": sum(a.status == "unparseable" for a in answers) / n if n else 0.0,
-        "truncated": sum(a.finish == "length" for a in answers) / n if n else 0.0,
-        "tokens": sum(a.tokens for a in answers) / n if n else 0.0,
-    }
+def _key(problem_id: str, sample: int) -> str:
+    return f"{problem_id}#{sample}"
 
 
-def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval of a binomial share (Wilson 1927): good at small n and near 0 and 1, where AIME lives."""
-    if n == 0:
-        return 0.0, 1.0
-    share = correct / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+class _Speed:
+    """Tokens a second since the first answer was asked for."""
+
+    def __init__(self) -> None:
+        self.began, self.tokens = monotonic(), 0
+
+    def after(self, tokens: int) -> str:
+        self.tokens += tokens
+        return f"{self.tokens / max(monotonic() - self.began, 1e-9):,.0f} tokens/s"
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )

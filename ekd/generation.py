@@ -1,13 +1,14 @@
 """Batched generation through transformers' `generate`, with a random stream for every sequence.
 
-`generate` samples a whole batch from one global generator, so a text depends on its neighbours. Here each sequence has a
-seed of its own and draws by the Gumbel-max trick (argmax of log p + Gumbel noise is a sample of p), so that batch
+`generate` samples a whole batch from one global generator, so a text depends on its neighbours. Here each sequence has
+a seed of its own and draws by the Gumbel-max trick (argmax of log p + Gumbel noise is a sample of p), so that batch
 size, order and restarts do not matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import NamedTuple
 
 import torch
@@ -20,12 +21,15 @@ Watch = Callable[[Tensor, Tensor], None]  # (raw logits (B, V), chosen id (B,)) 
 class Text(NamedTuple):
     ids: list[int]  # the end token included when finish is "stop"
     finish: str  # "stop" or "length"
+    seconds: float = 0.0  # its share of the time that the machine was busy
 
 
 class _Choose(LogitsProcessor):
     """Chooses the next token itself and leaves `generate` no other: all other logits become -inf."""
 
-    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int], device: torch.device, watch: Watch | None):
+    def __init__(
+        self, temperature: float, top_p: float, seeds: Sequence[int], device: torch.device, watch: Watch | None
+    ):
         self.temperature, self.top_p, self.watch = temperature, top_p, watch
         self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
@@ -79,10 +83,11 @@ def generate(
     watch: Watch | None = None,
 ) -> list[Text]:
     """One text for each prompt. temperature 0 is greedy; seeds are then not used."""
-    pad = min(end)
+    began, pad = monotonic(), min(end)
     ids, mask = left_pad(prompts, pad)
     choose = _Choose(temperature, top_p, seeds or [0] * len(prompts), model.device, watch)
-    # A model's own generation config (Qwen: repetition_penalty 1.05, top_k 20) would change the logits before we see them.
+    # A model's own generation config (Qwen: repetition_penalty 1.05, top_k 20) would change the logits before we see
+    # them.
     own = model.generation_config
     model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=sorted(end), pad_token_id=pad, do_sample=False
@@ -95,11 +100,13 @@ def generate(
         )
     finally:
         model.generation_config = own
-    return [_until_end(row, end) for row in out[:, ids.shape[1] :].tolist()]
+    texts = out[:, ids.shape[1] :].tolist()
+    seconds = (monotonic() - began) / len(prompts)
+    return [_until_end(row, end, seconds) for row in texts]
 
 
-def _until_end(ids: list[int], end: set[int]) -> Text:
+def _until_end(ids: list[int], end: set[int], seconds: float) -> Text:
     for place, token in enumerate(ids):
         if token in end:
-            return Text(ids[: place + 1], "stop")
-    return Text(ids, "length")
+            return Text(ids[: place + 1], "stop", seconds)
+    return Text(ids, "length", seconds)

@@ -50,7 +50,7 @@ def main(config: DictConfig) -> int:
     folder = run / "student"
     student.model.save_pretrained(folder)
     data.collector.spoken.save_pretrained(folder)
-    exams = judge(exam, data, student, run)
+    exams = judge(config, exam, data, student, run)
     for logger in trainer.loggers:
         logger.log_metrics(flat(exams, type(exam.dataset).__name__.lower()), step=trainer.global_step)
     cuda = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
@@ -71,9 +71,8 @@ def main(config: DictConfig) -> int:
     return 0
 
 
-def judge(exam: Exam, data: TraceData, student: Student, run: Path) -> dict[str, dict[str, float]]:
+def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run: Path) -> dict[str, dict[str, float]]:
     """The teacher's and the untrained student's answers are kept for the next run; they do not change."""
-    from ekd.exam import summary
     from ekd.model import home, pick_device
 
     if exam.problems == 0:
@@ -81,14 +80,17 @@ def judge(exam: Exam, data: TraceData, student: Student, run: Path) -> dict[str,
     tokenizer, teacher, kept = data.collector.spoken, data.collector.teacher, home() / "exams"
     device = pick_device("auto")
     sittings: dict[str, Any] = {}
-    if exam.teacher:
-        sittings["teacher"] = (exam.by_teacher(teacher), kept / f"{exam.identity(teacher.origin())}.jsonl")
-    if exam.before:
-        untrained = exam.by_model(lambda: student.load().to(device), tokenizer)
-        sittings["student before"] = (untrained, kept / f"{exam.identity(student.origin())}.jsonl")
+    if config.judge.teacher:
+        path = kept / f"{exam.identity(teacher.origin(), tokenizer)}.jsonl"
+        sittings["teacher"] = (exam.by_teacher(teacher), path)
+    if config.judge.before:
+        path = kept / f"{exam.identity(student.origin(), tokenizer)}.jsonl"
+        sittings["student before"] = (exam.by_model(lambda: student.load().to(device), tokenizer), path)
     trained = exam.by_model(lambda: student.model.to(device), tokenizer)
     sittings["student after"] = (trained, run / "answers.jsonl")
-    return {who: summary(exam.sit(tokenizer, solve, path, who)) for who, (solve, path) in sittings.items()}
+    return {
+        who: exam.summary(exam.sit(tokenizer, solve, path, who).answers) for who, (solve, path) in sittings.items()
+    }
 
 
 def flat(exams: dict[str, dict[str, float]], dataset: str) -> dict[str, float]:

@@ -1,0 +1,98 @@
+"""Answers on disk: one line each, written as they come; whatever a kill left behind, the next call goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+Key = tuple[str, int]  # (problem_id, sample)
+
+
+class Answer(NamedTuple):
+    problem_id: str
+    sample: int
+    status: str  # correct, wrong or unparseable
+    extracted: str  # what was read as the final answer
+    reference: str
+    finish: str  # stop or length
+    endless: bool  # cut off while it repeated itself
+    tokens: int  # the end token included
+    seconds: float  # its share of the time that the machine was busy
+    prompt: str
+    text: str
+
+
+class AnswerFile:
+    """A JSONL file of answers that one process at a time appends to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = FileLock(path.with_suffix(".lock"))
+
+    def __enter__(self) -> AnswerFile:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            print(f"another process writes {self.path}; waiting for it ...", flush=True)
+            self.lock.acquire()
+        mend(self.path)
+        self.answers = read(self.path)
+        self.file = self.path.open("a")
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()
+        self.lock.release()
+
+    def add(self, answer: Answer) -> None:
+        """An answer that is there already stays as it is."""
+        key = (answer.problem_id, answer.sample)
+        if key not in self.answers:
+            self.file.write(json.dumps(answer._asdict()) + "\n")
+            self.file.flush()
+            self.answers[key] = answer
+
+
+def mend(path: Path) -> None:
+    """Cuts off a last line that a kill left half written: the next answer must not be appended to it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def read(path: Path) -> dict[Key, Answer]:
+    """Complete lines only. Raises ValueError, with the line's number, for one that is not an answer."""
+    content = path.read_bytes() if path.exists() else b""
+    answers: dict[Key, Answer] = {}
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            answer = Answer(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is not an answer; remove that line (it is then asked again), or the file"
+            ) from error
+        answers.setdefault((answer.problem_id, answer.sample), answer)
+    return answers
+
+
+def repeats(text: str, *, longest: int = 200, times: int = 4, least: int = 40) -> bool:
+    """Whether the text ends in one piece of at most `longest` characters, `times` in a row, `least` characters in all.
+
+    An answer that was cut off while it did so would not have ended.
+    """
+    end = text[-longest * times :]
+    for period in range(1, longest + 1):
+        size = max(period * times, least)
+        tail = end[-size:]
+        if len(tail) == size and tail[period:] == tail[:-period]:
+            return True
+    return False

@@ -1,0 +1,63 @@
+"""A model that this process loads and lets answer, through transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.fabric.plugins import TorchCheckpointIO
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ekd.exam import Exam, Solver
+from ekd.model import identity, load_model, pick_device
+
+STUDENT = "model."  # how a checkpoint calls the student's weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class HF:
+    """See `ekd.model.load_model`. checkpoint: one of Lightning's, whose weights replace the model's; null: none."""
+
+    model: str
+    checkpoint: str | None
+    layers: Sequence[int] | str
+    dtype: str
+    quantize: str | None
+    attention: str
+    device: str
+    trust_remote_code: bool
+
+    def origin(self) -> dict[str, Any]:
+        made = {"layers": self.layers, "dtype": self.dtype, "quantize": self.quantize, "checkpoint": self.checkpoint}
+        return {"type": "hf", "model": self.model, **identity(self.model, self.trust_remote_code), **made}
+
+    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerFast) -> Solver:
+        return exam.by_model(self.load, tokenizer)
+
+    def load(self) -> PreTrainedModel:
+        model = load_model(
+            self.model,
+            layers=self.layers,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            attention=self.attention,
+            device=pick_device(self.device),
+            trust_remote_code=self.trust_remote_code,
+        ).eval()
+        if self.checkpoint is not None:
+            self._restore(model, self.checkpoint)
+        return model
+
+    def _restore(self, model: PreTrainedModel, checkpoint: str) -> None:
+        state = TorchCheckpointIO().load_checkpoint(
+            checkpoint, map_location=lambda storage, _: storage, weights_only=True
+        )["state_dict"]
+        weights = {name.removeprefix(STUDENT): value for name, value in state.items() if name.startswith(STUDENT)}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"ckpt={checkpoint} does not hold the weights of {self.model} with layers={self.layers}: name the run "
+                "that made it (run=...), or the saved student (student.model=RUN/student)"
+            ) from error
