@@ -39,7 +39,7 @@ class Ring(nn.Module):
         return found
 
     def push(self, score: Tensor) -> None:
-        """score (R,): those of all ranks go in, the oldest make room. Collective: each rank calls it, also with none."""
+        """score (R,): those of all ranks enter, the oldest make room. Collective: each rank calls it, with none too."""
         new = gathered(score.detach().float())
         place = torch.arange(len(new), device=new.device)[-self.size :]
         self.scores.view(torch.float32)[(self.pushed + place) % self.size] = new[-self.size :]
