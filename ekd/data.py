@@ -23,8 +23,8 @@ class TraceData(L.LightningDataModule):
     """Collects what is missing (on one rank), then serves it.
 
     train_problems, val_problems: the first so many of the split, null for all. val_split: "val", or "test" where nothing
-    is chosen by the validation figures. max_tokens: budget of a batch, padding included. temperature: at which the
-    student learns. seed: of the order.
+    is chosen by the validation figures. max_tokens: budget of a batch, padding included. packing: all sequences of a batch
+    in one row, without padding. temperature: at which the student learns. seed: of the order.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class TraceData(L.LightningDataModule):
         val_problems: int | None,
         val_split: str,
         max_tokens: int,
+        packing: bool,
         temperature: float,
         seed: int,
         workers: int,
@@ -49,7 +50,7 @@ class TraceData(L.LightningDataModule):
         self.collector = collector
         self.counts = {"train": train_problems, val_split: val_problems}
         self.val_split, self.max_tokens, self.seed, self.workers = val_split, max_tokens, seed, workers
-        self.temperature = temperature
+        self.packing, self.temperature = packing, temperature
         self.collected: dict[str, Collected] = {}  # filled where prepare_data ran
         self.done = 0  # micro-batches of this rank that were trained on before a resume
 
@@ -69,6 +70,7 @@ class TraceData(L.LightningDataModule):
         batches = Batches(
             traces.lengths,
             max_tokens=self.max_tokens,
+            packing=self.packing,
             seed=self.seed,
             position=self.done,
             rank=trainer.global_rank if trainer else 0,
@@ -79,7 +81,8 @@ class TraceData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Trace]:
         """Every rank reads all of it: a mean over equal copies is the mean, and no rank waits for another."""
         traces = self._traces(self.val_split)
-        return self._loader(traces, Batches(traces.lengths, max_tokens=self.max_tokens), temperature=1.0)
+        batches = Batches(traces.lengths, max_tokens=self.max_tokens, packing=self.packing)
+        return self._loader(traces, batches, temperature=1.0)
 
     def _traces(self, split: str) -> Traces:
         keys = self.collector.present(split, self.counts[split])
@@ -89,7 +92,7 @@ class TraceData(L.LightningDataModule):
 
     def _loader(self, traces: Traces, batches: Batches, temperature: float) -> DataLoader[Trace]:
         column = norm_column(self.store.origin["temperatures"], temperature)
-        collate = Collate(self.store.origin["vocab"], column)
+        collate = Collate(self.store.origin["vocab"], column, packing=self.packing)
         return DataLoader(
             traces,
             batch_sampler=batches,
@@ -141,6 +144,7 @@ class Batches(Sampler[list[int]]):
     takes the length of an epoch once, and passes differ by a batch or two. `position`: batches of the stream that are
     done. Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one; a batch
     too few for all ranks at the end of a pass is left out. seed None: one pass in the given order, all of it on every rank.
+    packing: a batch is one row, so its lengths add up, and they need not be alike.
     """
 
     def __init__(
@@ -148,6 +152,7 @@ class Batches(Sampler[list[int]]):
         lengths: Sequence[int],
         *,
         max_tokens: int,
+        packing: bool = False,
         seed: int | None = None,
         position: int = 0,
         rank: int = 0,
@@ -158,11 +163,13 @@ class Batches(Sampler[list[int]]):
                 f"a trace has {max(lengths)} tokens and data.max_tokens is {max_tokens}: raise data.max_tokens, or make "
                 "shorter traces (prompt.shots, teacher.max_new_tokens)"
             )
-        self.lengths, self.max_tokens, self.seed = lengths, max_tokens, seed
+        self.lengths, self.max_tokens, self.packing, self.seed = lengths, max_tokens, packing, seed
         self.position, self.rank, self.world = position, rank, world
         self.size = len(self.plan(0))
         if not self.size:
-            raise ValueError(f"there are fewer batches than the {world} ranks: lower data.max_tokens, or trace more problems")
+            raise ValueError(
+                f"there are fewer batches than the {world} ranks: lower data.max_tokens, or trace more problems"
+            )
 
     def __len__(self) -> int:
         return self.size
@@ -182,13 +189,16 @@ class Batches(Sampler[list[int]]):
     def plan(self, number: int) -> list[list[int]]:
         """This rank's batches of one pass over the data."""
         if self.seed is None:
-            return pack(range(len(self.lengths)), self.lengths, self.max_tokens)
+            return (fill if self.packing else pack)(range(len(self.lengths)), self.lengths, self.max_tokens)
         random = np.random.default_rng([self.seed, number])
         order = random.permutation(len(self.lengths)).tolist()
         batches = []
         for first in range(0, len(order), POOL):
-            pool = sorted(order[first : first + POOL], key=lambda i: self.lengths[i])
-            batches += pack(pool, self.lengths, self.max_tokens)
+            pool = order[first : first + POOL]
+            if self.packing:
+                batches += fill(pool, self.lengths, self.max_tokens)
+            else:
+                batches += pack(sorted(pool, key=lambda i: self.lengths[i]), self.lengths, self.max_tokens)
         batches = [batches[i] for i in random.permutation(len(batches))]
         return batches[: len(batches) // self.world * self.world][self.rank :: self.world]
 
@@ -206,30 +216,49 @@ def pack(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[
     return batches
 
 
-class Collate:
-    """Traces -> Batch. vocab: V. norm: the column of log_norm at the training temperature, None for temperature 1."""
+def fill(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Each sequence into the first row that has room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in order:
+        place = next((i for i, free in enumerate(room) if free >= lengths[index]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(max_tokens)
+        rows[place].append(index)
+        room[place] -= lengths[index]
+    return rows
 
-    def __init__(self, vocab: int, norm: int | None = None) -> None:
-        self.vocab, self.norm = vocab, norm
+
+class Collate:
+    """Traces -> Batch. vocab: V. norm: the column of log_norm at the training temperature, None for temperature 1.
+
+    packing: one row, in which each sequence's positions start at 0: where they do, attention sees a border.
+    """
+
+    def __init__(self, vocab: int, norm: int | None = None, *, packing: bool = False) -> None:
+        self.vocab, self.norm, self.packing = vocab, norm, packing
 
     def __call__(self, traces: Sequence[Trace]) -> Batch:
         # A causal model's output at position t is its guess for token t + 1. So inputs drop the last token, targets the
         # first, and the last prompt position (P - 1) is the first to predict a response token. Nowhere else is a shift.
-        width = max(len(t.prompt_ids) + len(t.response_ids) for t in traces) - 1
-        ids = np.zeros((len(traces), width), np.int64)
-        target = np.zeros_like(ids)
-        real = np.zeros_like(ids)
-        mask = np.zeros(ids.shape, bool)
-        for i, trace in enumerate(traces):
-            text = np.concatenate([trace.prompt_ids, trace.response_ids])
-            ids[i, : len(text) - 1] = text[:-1]
-            real[i, : len(text) - 1] = 1
-            mask[i, len(trace.prompt_ids) - 1 : len(text) - 1] = True
-            target[i][mask[i]] = trace.response_ids
+        lengths = [len(t.prompt_ids) + len(t.response_ids) - 1 for t in traces]
+        places, shape = layout(lengths, self.packing)
+        ids, target, real, position = (np.zeros(shape, np.int64) for _ in range(4))
+        mask = np.zeros(shape, bool)
+        if not self.packing:
+            position[:] = np.arange(shape[1])  # also under padding, which is no border
+        for trace, length, (row, start) in zip(traces, lengths, places, strict=True):
+            here, first = slice(start, start + length), start + len(trace.prompt_ids) - 1
+            ids[row, here] = np.concatenate([trace.prompt_ids, trace.response_ids[:-1]])
+            position[row, here] = np.arange(length)
+            real[row, here] = 1
+            mask[row, first : start + length] = True
+            target[row, first : start + length] = trace.response_ids
         return Batch(
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(real),
-            position_ids=torch.arange(width).expand(len(traces), width).contiguous(),
+            position_ids=torch.from_numpy(position),
             target_ids=torch.from_numpy(target),
             mask=torch.from_numpy(mask),
             rows=self._rows(traces),
@@ -246,7 +275,9 @@ class Collate:
         end = np.zeros(sum(sizes), bool)
         for last, trace in zip(np.cumsum(sizes) - 1, traces, strict=True):
             end[last] = trace.finish == "stop"
-        norm = [np.zeros(n) if self.norm is None else t.log_norm[:, self.norm] for n, t in zip(sizes, traces, strict=True)]
+        norm = [
+            np.zeros(n) if self.norm is None else t.log_norm[:, self.norm] for n, t in zip(sizes, traces, strict=True)
+        ]
         return Rows(
             sequence=torch.from_numpy(np.repeat(np.arange(len(traces)), sizes)),
             position=torch.from_numpy(np.concatenate([np.arange(n) for n in sizes])),
@@ -262,7 +293,17 @@ class Collate:
         )
 
 
-def wide(counts: np.ndarray, ids: np.ndarray, logprobs: np.ndarray, log_tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def layout(lengths: Sequence[int], packing: bool) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Where each sequence starts, (row, column), and the shape of the batch."""
+    if packing:
+        starts = np.cumsum(lengths) - lengths
+        return [(0, int(start)) for start in starts], (1, int(sum(lengths)))
+    return [(row, 0) for row in range(len(lengths))], (len(lengths), max(lengths))
+
+
+def wide(
+    counts: np.ndarray, ids: np.ndarray, logprobs: np.ndarray, log_tail: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Ragged rows -> ids (R, K) padded by -1, logprobs (R, K+1) padded by -inf, the tail last."""
     rows = np.repeat(np.arange(len(counts)), counts)
     columns = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)

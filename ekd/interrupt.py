@@ -29,7 +29,7 @@ class Interrupt(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         # Within an optimizer step a partly accumulated gradient would be lost, so its end is waited for.
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not (self.asked and stepped):
+        if not stepped or not trainer.strategy.reduce_boolean_decision(self.asked, all=False):  # all save, or none
             return
         self.path = self.dirpath / "interrupted.ckpt"
         trainer.save_checkpoint(self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
+from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
 from ekd.head import EMPTY, Head, distill, head_of, stats
+from ekd.lora import Lora
 from ekd.model import identity, load_model
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
 
@@ -22,7 +25,8 @@ HARD_ROWS = ("end", "all", "none")
 
 
 class Student(L.LightningModule):
-    """model, layers, dtype, attention, trust_remote_code: see `ekd.model.load_model`. optimizer: parameters -> optimizer.
+    """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.model.load_model`. optimizer: parameters ->
+    optimizer. lora: train low-rank adapters only. compile: the decoder through torch.compile.
 
     schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. temperature, alpha_ce,
     tail, head_mb: see `ekd.head.distill`. hard_rows: which rows without a teacher distribution are priced by cross
@@ -36,7 +40,10 @@ class Student(L.LightningModule):
         layers: Sequence[int] | str,
         dtype: str,
         attention: str,
+        quantize: str | None,
+        lora: Lora | None,
         gradient_checkpointing: bool,
+        compile: bool,
         trust_remote_code: bool,
         signal: Signal,
         selector: Selector,
@@ -59,14 +66,20 @@ class Student(L.LightningModule):
             raise ValueError(f"student.hard_rows is one of {', '.join(HARD_ROWS)}, not {hard_rows!r}")
         if not 0 <= warmup <= 1:
             raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {warmup}")
+        if quantize and lora is None:
+            raise ValueError(
+                f"student.quantize={quantize} freezes the weights, so something else has to learn: student=qlora"
+            )
         self.spec = {"layers": layers, "dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
-        self.name, self.gradient_checkpointing = model, gradient_checkpointing
+        self.name, self.gradient_checkpointing, self.compiling = model, gradient_checkpointing, compile
+        self.quantize, self.lora = quantize, lora
+        self.strict_loading = lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
         self.pricing = {"temperature": temperature, "alpha_ce": alpha_ce, "tail": tail, "budget_mb": head_mb}
         self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
         self.model: PreTrainedModel | None = None
-        self.register_buffer("paid", torch.zeros((), dtype=torch.float64), persistent=False)  # weight since the last step
-        self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far ...
+        self.tally = torch.zeros(6)  # of this rank since the last step; see `_count`. No buffer: DDP would overwrite it
+        self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far, on all ranks ...
         self.register_buffer("offered", torch.zeros((), dtype=torch.long))  # ... of so many response rows
         self.unreviewed: list[tuple[Reviews, Batch]] = []
         self.speed = {"tokens": 0, "seconds": 0.0}
@@ -81,18 +94,47 @@ class Student(L.LightningModule):
         return {"type": "student", **identity(self.name), "layers": self.spec["layers"], "dtype": self.spec["dtype"]}
 
     def configure_model(self) -> None:
-        if self.model is None:
-            self.model = self.load()
-            self.model.train()
-            if self.gradient_checkpointing:
-                self.model.gradient_checkpointing_enable()
+        if self.model is not None:
+            return
+        self.model = load_model(self.name, quantize=self.quantize, **self.spec)  # type: ignore[arg-type]
+        if self.lora is not None:
+            self.lora.attach(self.model)
+        self.model.train()
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        decoder = self.model.get_decoder()
+        # methods, not modules: a second name for the decoder would write its weights twice into a checkpoint
+        self.decode = torch.compile(decoder.forward) if self.compiling else decoder.__call__
+
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, TraceData) and data.packing:
+            with self.trainer.precision_plugin.forward_context():
+                check_borders(self.model, self.spec["attention"])  # type: ignore[arg-type]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is frozen is not written a hundred times."""
+        if self.lora is not None:
+            frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: value for name, value in weights.items() if name not in frozen}
+
+    def save(self, folder: Path) -> None:
+        """The student as plain transformers loads it. Adapters are kept beside (`folder`/adapter) and merged in."""
+        assert self.model is not None
+        if self.lora is None:
+            self.model.save_pretrained(folder)
+        else:
+            self.model.save_pretrained(folder / "adapter")
+            self.lora.merge(self.load(), folder / "adapter").save_pretrained(folder)
 
     def hidden(self, batch: Batch) -> Tensor:
         """(R, H): the decoder alone, so that no logits are built, and only the rows that predict a response token."""
         assert self.model is not None
-        decoder = self.model.get_decoder()
-        out = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        return out.last_hidden_state[batch.mask]
+        # Without a mask, positions that start anew are borders that attention does not cross (a packed row); padding on
+        # the right comes after every real token, and a causal model never looks there.
+        out = self.decode(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+        return out.last_hidden_state.flatten(0, 1).index_select(0, where(batch.mask.flatten()))
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
         self._began, self._step = monotonic(), self.trainer.global_step
@@ -101,7 +143,7 @@ class Student(L.LightningModule):
         assert self.model is not None
         hidden, head, rows = self.hidden(batch), head_of(self.model), batch.rows
         weight, scored = self.weigh(hidden, head, rows)
-        keep = weight > 0
+        keep = where(weight > 0)
         total, price = distill(
             hidden[keep],
             head,
@@ -112,14 +154,13 @@ class Student(L.LightningModule):
             hard=~rows.valid[keep],
             **self.pricing,
         )
-        self.paid += weight.sum()
+        self.tally = self.tally.to(weight.device) + self._count(total.detach(), weight, rows)
         for part in (self.signal, self.selector):
             if isinstance(part, Learns):
-                prices = torch.zeros_like(weight).masked_scatter(keep, price.to(weight.dtype))
+                prices = torch.zeros_like(weight).index_copy(0, keep, price.to(weight.dtype))
                 part.learn(scored, weight[rows.valid], prices[rows.valid])
             if isinstance(part, Reviews):
                 self.unreviewed.append((part, batch))
-        self._log_step(total.detach(), weight, rows)
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, _: int) -> None:
@@ -127,9 +168,10 @@ class Student(L.LightningModule):
         if self.trainer.global_step != self._step:
             self._review()
         elapsed = monotonic() - self._began
-        self.speed["tokens"] += len(batch.rows.valid)
+        tokens = len(batch.rows.valid) * self.trainer.world_size  # ranks have batches of one budget
+        self.speed["tokens"] += tokens
         self.speed["seconds"] += elapsed
-        self.log("train/tokens_per_second", len(batch.rows.valid) / elapsed, batch_size=1)
+        self.log("train/tokens_per_second", tokens / elapsed, batch_size=1)
 
     @torch.no_grad()
     def _review(self) -> None:
@@ -142,8 +184,8 @@ class Student(L.LightningModule):
         """-> weight (R,), and the rows that were scored: those with a teacher distribution. Others are in no percentile."""
         weight = torch.zeros(len(rows.valid), device=hidden.device)
         scored = self._seen(hidden, head, rows) if self.signal.needs_student else valid(rows)
-        if len(scored.valid):
-            weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
+        # also with no rows at all: on several ranks both may wait for the others
+        weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
         if self.hard_rows != "none":
             weight[~rows.valid & (rows.end | (self.hard_rows == "all"))] = 1.0
         return weight, scored
@@ -159,21 +201,25 @@ class Student(L.LightningModule):
 
         Lightning averages over accumulated micro-batches and ranks; that is undone and the true total divided by.
         """
-        total = self.trainer.strategy.reduce(self.paid.clone(), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / total.clamp_min(1e-12)
+        tally = self.trainer.strategy.reduce(self.tally.to(self.device), reduce_op="sum")
+        assert isinstance(tally, Tensor)
+        weight, price, supervised, offered, chosen, valid = tally.unbind()
+        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / weight.clamp_min(1e-12)
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor.to(parameter.grad.dtype))
-        self.paid.zero_()
-
-    def _log_step(self, total: Tensor, weight: Tensor, rows: Rows) -> None:
-        self.supervised += (weight > 0).sum()
-        self.offered += len(weight)
-        chosen = ((weight > 0) & rows.valid).sum() / rows.valid.sum().clamp_min(1)
-        self.log("train/loss", total / weight.sum().clamp_min(1e-12), prog_bar=True, batch_size=1)
-        self.log("train/selected", chosen, batch_size=1)
+        self.supervised += supervised.long()
+        self.offered += offered.long()
+        self.log("train/loss", price / weight.clamp_min(1e-12), prog_bar=True, batch_size=1)
+        self.log("train/selected", chosen / valid.clamp_min(1), batch_size=1)
         self.log("train/supervised_tokens", self.supervised.float(), batch_size=1)
+        self.tally = torch.zeros_like(tally)
+
+    def _count(self, total: Tensor, weight: Tensor, rows: Rows) -> Tensor:
+        """(6,) of one micro-batch: weight, price, rows supervised, rows offered; those chosen of the valid, the valid."""
+        paid = weight > 0
+        counts = [paid.sum(), torch.tensor(len(paid), device=paid.device), (paid & rows.valid).sum(), rows.valid.sum()]
+        return torch.stack([weight.sum(), total.to(weight.dtype), *(count.to(weight.dtype) for count in counts)])
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Every response row, whatever the selector, at temperature 1: comparable across a sweep."""
@@ -196,7 +242,7 @@ class Student(L.LightningModule):
             self.diagnostics.update(known, values["kl"], self.signal, self.selector)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.diagnostics.compute())
+        self.log_dict(self.diagnostics.compute(), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
@@ -215,6 +261,28 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """(R, K+1), (R, K+1) -> (R,): sum p (ln p - ln q), nats."""
     log_p = log_p.clamp_min(EMPTY)
     return (log_p.exp() * (log_p - log_q.clamp_min(EMPTY))).sum(1)
+
+
+@torch.no_grad()
+def check_borders(model: PreTrainedModel, attention: str) -> None:
+    """A packed row's second sequence must not feel its first. Tried out, for neither names nor configs say it."""
+    ids = torch.arange(1, 12, device=model.device)[None]
+    other = torch.cat([ids[:, :5] + 20, ids[:, 5:]], 1)
+    positions = torch.cat([torch.arange(5), torch.arange(6)])[None].to(model.device)
+    decode, training = model.get_decoder(), model.training
+    model.eval()
+    a, b = (decode(input_ids=i, position_ids=positions, use_cache=False).last_hidden_state[:, 5:] for i in (ids, other))
+    model.train(training)
+    if not torch.equal(a, b):
+        raise ValueError(
+            f"data.packing=true: in this model with student.attention={attention} one sequence of a packed row sees another; "
+            "set data.packing=false, or student.attention=sdpa"
+        )
+
+
+def where(mask: Tensor) -> Tensor:
+    """(N,) bool -> the indices that are True. Selecting by these is several times faster backward than by the mask."""
+    return mask.nonzero()[:, 0]
 
 
 def valid(rows: Rows) -> Rows:

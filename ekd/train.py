@@ -1,4 +1,4 @@
-"""python -m ekd.train: trace what is missing, train the student on the chosen tokens, judge it, and say what came out."""
+"""python -m ekd.train: trace what is missing, train the student on the chosen tokens, judge it, say what came out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ekd.door import build, door, provenance
+from ekd.door import build, door, name_job, provenance
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from ekd.data import TraceData
     from ekd.exam import Exam
     from ekd.student import Student
@@ -32,14 +34,19 @@ def main(config: DictConfig) -> int:
     callbacks, loggers = build(config.callback), build(config.logger)
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
-    (run / "run.json").write_text(json.dumps(made, indent=1))
+    if trainer.is_global_zero:
+        (run / "run.json").write_text(json.dumps(made, indent=1))
     for logger in trainer.loggers:
         logger.log_hyperparams(made)
 
+    if starts_ranks(trainer):
+        data.prepare_data()  # before they start: a mistake is answered once, and nobody waits for the teacher
+        name_job()
     before = {} if config.ckpt else trainer.validate(student, data, verbose=False)[0]
     trainer.fit(student, data, ckpt_path=config.ckpt, weights_only=True)
     if callbacks["interrupt"].path:
-        print(f"\nstopped after step {trainer.global_step}; go on with ckpt={callbacks['interrupt'].path}")
+        if trainer.is_global_zero:
+            print(f"\nstopped after step {trainer.global_step}; go on with ckpt={callbacks['interrupt'].path}")
         return 130
     train = {
         "selected": int(student.supervised) / max(int(student.offered), 1),
@@ -47,8 +54,10 @@ def main(config: DictConfig) -> int:
         "tokens_per_second": student.speed["tokens"] / max(student.speed["seconds"], 1e-9),
     }
     after = trainer.validate(student, data, verbose=False)[0]
+    if not trainer.is_global_zero:
+        return 0
     folder = run / "student"
-    student.model.save_pretrained(folder)
+    student.save(folder)
     data.collector.spoken.save_pretrained(folder)
     exams = judge(config, exam, data, student, run)
     for logger in trainer.loggers:
@@ -71,6 +80,14 @@ def main(config: DictConfig) -> int:
     return 0
 
 
+def starts_ranks(trainer: L.Trainer) -> bool:
+    """Whether Lightning is about to run this command again for each further rank (torchrun and SLURM did it already)."""
+    from lightning.pytorch.strategies import ParallelStrategy
+
+    ranks = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
+    return trainer.world_size > 1 and ranks is not None and not ranks.creates_processes_externally
+
+
 def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run: Path) -> dict[str, dict[str, float]]:
     """The teacher's and the untrained student's answers are kept for the next run; they do not change."""
     from ekd.model import home, pick_device
@@ -88,9 +105,7 @@ def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run
         sittings["student before"] = (exam.by_model(lambda: student.load().to(device), tokenizer), path)
     trained = exam.by_model(lambda: student.model.to(device), tokenizer)
     sittings["student after"] = (trained, run / "answers.jsonl")
-    return {
-        who: exam.summary(exam.sit(tokenizer, solve, path, who).answers) for who, (solve, path) in sittings.items()
-    }
+    return {who: exam.summary(exam.sit(tokenizer, solve, path, who).answers) for who, (solve, path) in sittings.items()}
 
 
 def flat(exams: dict[str, dict[str, float]], dataset: str) -> dict[str, float]:

@@ -31,8 +31,8 @@ SELECTORS = {
 
 def student(**changes) -> Student:
     values = {
-        "model": "tiny", "layers": "all", "dtype": "float32", "attention": "sdpa", "gradient_checkpointing": False,
-        "trust_remote_code": False, "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(),
+        "model": "tiny", "layers": "all", "dtype": "float32", "attention": "sdpa", "quantize": None, "lora": None,
+        "gradient_checkpointing": False, "compile": False, "trust_remote_code": False, "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(),
         "temperature": 1.0, "alpha_ce": 0.0, "tail": "bucket", "hard_rows": "end", "head_mb": 1.0,
         "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0,
     }  # fmt: skip
@@ -45,12 +45,14 @@ def student(**changes) -> Student:
 def price(made: Student, batch) -> torch.Tensor:
     """The step's mean price."""
     total = made.training_step(batch, 0)
-    return total / made.paid
+    return total / made.tally[0]
 
 
 def dense_kl(batch, teacher="tiny:1", name="tiny") -> torch.Tensor:
     """(R,) exact KL over the whole vocabulary, from two plain forward passes."""
-    p, q = (student(model=m).model(batch.input_ids).logits[batch.mask].double().log_softmax(-1) for m in (teacher, name))
+    p, q = (
+        student(model=m).model(batch.input_ids).logits[batch.mask].double().log_softmax(-1) for m in (teacher, name)
+    )
     return (p.exp() * (p - q)).sum(-1)
 
 
@@ -176,7 +178,9 @@ def test_hard_rows_cost_cross_entropy_whatever_the_loss_and_no_percentile_sees_t
     chosen = TopK(k_percent=20, scope="sequence")(soft.teacher_entropy, soft.sequence)
     assert weight[~where].tolist() == chosen.tolist()
     total = made.training_step(hardened, 0)
-    soft_total = student(loss=loss, hard_rows="none", selector=TopK(k_percent=20, scope="sequence")).training_step(hardened, 0)
+    soft_total = student(loss=loss, hard_rows="none", selector=TopK(k_percent=20, scope="sequence")).training_step(
+        hardened, 0
+    )
     log_q = made.model(hardened.input_ids).logits[hardened.mask].log_softmax(-1)
     ce = -log_q.gather(1, hardened.rows.target[:, None])[:, 0]
     torch.testing.assert_close(total - soft_total, (ce * weight * where).sum(), atol=1e-3, rtol=1e-5)

@@ -1,0 +1,57 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) on a student whose own weights stay as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """W + (alpha / r) B A, where A (r, in) is random and B (out, r) zero at first: the untrained student is the model itself.
+
+    dropout: of what A reads. targets: "all-linear" (every matrix but the head), or the names of modules, e.g. [q_proj,
+    v_proj]; lm_head may be one of them. Needs the package peft.
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    targets: str | Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                "student.lora.r is 1 or more, alpha more than 0 and dropout 0 to 1, not "
+                f"{self.r}, {self.alpha} and {self.dropout}"
+            )
+        if importlib.util.find_spec("peft") is None:
+            raise ValueError("student.lora needs the package peft: `pip install 'ekd[peft]'`, or set student.lora=null")
+
+    def attach(self, model: PreTrainedModel) -> None:
+        """Adapters into the model, in place; everything else is frozen."""
+        from peft import LoraConfig
+
+        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        try:
+            model.add_adapter(
+                LoraConfig(
+                    r=self.r,
+                    lora_alpha=self.alpha,
+                    lora_dropout=self.dropout,
+                    target_modules=targets,
+                    task_type="CAUSAL_LM",
+                )
+            )
+        except ValueError as error:
+            raise ValueError(f"student.lora.targets={self.targets}: {str(error).splitlines()[0][:300]}") from error
+
+    def merge(self, base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+        """The untouched model with saved adapters added into its weights."""
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
