@@ -69,9 +69,8 @@ class Terms(NamedTuple):
         log_p, log_q = self.log_p.to(ce.dtype).clamp_min(EMPTY), log_qs[0]
         if self.tail != "bucket":
             log_p, log_q = _without_tail(log_p, self.tail), _without_tail(log_q, self.tail)
-        log_p = torch.where(
-            self.hard[:, None], log_q.detach(), log_p
-        )  # finite whatever the loss; not what a hard row pays
+        # A hard row does not pay this price; where p = q it is finite, and so is its gradient, whatever the loss.
+        log_p = torch.where(self.hard[:, None], log_q.detach(), log_p)
         soft = self.temperature**2 * self.loss(log_p, log_q)
         return torch.where(self.hard, ce, (1 - self.alpha_ce) * soft + self.alpha_ce * ce)
 
@@ -123,7 +122,7 @@ def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
         raise ValueError(f"tail is one of {', '.join(TAILS)}, not {terms.tail!r}")
     if not terms.temperature > 0 or not 0 <= terms.alpha_ce <= 1 or not budget_mb > 0:
         raise ValueError(
-            f"temperature and budget_mb are more than 0 and alpha_ce is 0 to 1, "
+            "temperature and budget_mb are more than 0 and alpha_ce is 0 to 1, "
             f"not {terms.temperature}, {budget_mb} and {terms.alpha_ce}"
         )
     n, k = terms.ids.shape
@@ -133,11 +132,11 @@ def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
             f"teacher_ids is {(n, k)}, so teacher_logprobs is {(n, k + 1)} (k at least 1) and weight, hard and hidden "
             f"have {n} rows, not {shapes[0]}, {shapes[1]}, {shapes[2]} and {shapes[3]}"
         )
-    highest = int(terms.ids.max()) if n else 0
-    if highest >= len(head.weight):
+    lowest, highest = (int(terms.ids[:, 0].min()), int(terms.ids.max())) if n else (0, 0)
+    if lowest < 0 or highest >= len(head.weight):
         raise ValueError(
-            f"teacher id {highest} is outside the student's head of {len(head.weight)} rows: "
-            "teacher and student need the same tokenizer"
+            f"teacher id {lowest if lowest < 0 else highest} is outside the student's head of {len(head.weight)} rows: "
+            "teacher and student need the same tokenizer, and each row begins with the token that came next"
         )
 
 

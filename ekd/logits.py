@@ -150,9 +150,8 @@ def split(part: Product, pool: Pool, ids: Tensor, temperatures: tuple[float, ...
 def gradient(splits: list[Split], gs: list[Tensor], temperatures: tuple[float, ...], ids: Tensor, pool: Pool) -> Tensor:
     """gs = dD/dc (n, K+1) at each temperature -> dD/d(scale (sum x w^T + bias)) (n, V), in pool.product."""
     gs = [g / t for g, t in zip(gs, temperatures, strict=True)]
-    tails = [
-        s.e.mul_(g[:, -1:] / s.total.clamp_min(1)) for s, g in zip(splits, gs, strict=True)
-    ]  # clamp: no tail at all
+    rests = [s.total.clamp_min(1) for s in splits]  # at least the highest's e^0, or there is no tail
+    tails = [s.e.mul_(g[:, -1:] / rest) for s, g, rest in zip(splits, gs, rests, strict=True)]
     known = torch.stack(gs).sum(0)[:, :-1]
     dz = tails[-1] if len(tails) == 1 else tails[-1].add_(tails[0])
     dz.scatter_(1, fill(ids), torch.where(ids < 0, known[:, :1], known))
@@ -170,6 +169,7 @@ class View(NamedTuple):
 
 
 def look(part: Product, pool: Pool, ids: Tensor) -> View:
+    """What `split` does, and a little more, with nothing left to take a gradient of."""
     multiply(part, pool.product)
     safe, z = fill(ids), pool.exps[-1]
     s = Split(z, z.new_empty(len(z), 1), z.new_empty(len(z), 1), z.new_empty(ids.shape))

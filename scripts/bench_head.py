@@ -5,7 +5,7 @@
 
 Each variant has a process of its own. There, rounds of one call of the bare matrix products (h W^T, dz W, dz^T h: what
 the rows need and nothing else) and one call of the variant (forward and backward) follow each other, so that both see
-the same machine; the table gives the median over rounds of variant / bare. Memory is the peak of the resident set during a
+the same machine; the table gives the median over rounds of variant / bare. Memory is the peak of the resident set in a
 call, beyond what was there before and beyond the gradients of hidden and W themselves. fp32, random weights and rows.
 """
 

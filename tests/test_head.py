@@ -362,6 +362,7 @@ def test_autocast_multiplies_in_its_dtype_and_sums_in_the_weights() -> None:
         ({"alpha_ce": 1.5}, "alpha_ce"),
         ({"budget_mb": 0}, "budget_mb"),
         ({"teacher_ids": torch.full((13, 5), 50)}, "teacher id 50 is outside"),
+        ({"teacher_ids": torch.full((13, 5), -1)}, "teacher id -1 is outside"),
         ({"teacher_logprobs": torch.zeros(13, 5)}, r"\(13, 6\)"),
         ({"weight": torch.ones(12)}, "13 rows"),
     ],
