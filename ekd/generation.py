@@ -1,8 +1,9 @@
-"""Batched generation through transformers' `generate`, with a random stream for every sequence.
+"""Batched generation, one token at a time for all, with a random stream for every sequence.
 
-`generate` samples a whole batch from one global generator, so a text depends on its neighbours. Here each sequence has
-a seed of its own and draws by the Gumbel-max trick (argmax of log p + Gumbel noise is a sample of p), so that batch
-size, order and restarts do not matter.
+transformers' `generate` samples a whole batch from one global generator, so a text depends on its neighbours. Here each
+sequence has a seed of its own and draws by the Gumbel-max trick (argmax of log p + Gumbel noise is a sample of p), so
+that batch size, order and restarts do not matter. And `generate` computes finished sequences on until the last one
+ends; here they leave the batch as soon as they are a quarter of it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 
-Watch = Callable[[Tensor, Tensor], None]  # (raw logits (B, V), chosen id (B,)) at every step
+# At every step: which prompt each row of the batch belongs to (b), raw logits (b, V), chosen ids (b,). Rows that are
+# finished stay for a while; what they choose is not part of their text.
+Watch = Callable[[list[int], Tensor, Tensor], None]
 
 
 class Text(NamedTuple):
@@ -24,31 +27,22 @@ class Text(NamedTuple):
     seconds: float = 0.0  # its share of the time that the machine was busy
 
 
-class _Choose(LogitsProcessor):
-    """Chooses the next token itself and leaves `generate` no other: all other logits become -inf."""
+class _Choose:
+    """Logits (b, V) and the prompts they belong to -> ids (b,)."""
 
-    def __init__(
-        self, temperature: float, top_p: float, seeds: Sequence[int], device: torch.device, watch: Watch | None
-    ):
-        self.temperature, self.top_p, self.watch = temperature, top_p, watch
+    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int], device: torch.device) -> None:
+        self.temperature, self.top_p = temperature, top_p
         self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        chosen = self._choose(scores.float())
-        if self.watch is not None:
-            self.watch(scores, chosen)
-        forced = torch.full_like(scores, float("-inf"))
-        return forced.scatter_(1, chosen[:, None], 0.0)
-
-    def _choose(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         if self.temperature == 0:
             return logits.argmax(-1)
-        log_p = (logits / self.temperature).log_softmax(-1)
+        log_p = (logits.float() / self.temperature).log_softmax(-1)
         if self.top_p < 1:
             log_p = nucleus(log_p, self.top_p)
         noise = torch.empty_like(log_p)
-        for row, stream in zip(noise, self.streams, strict=True):
-            row.exponential_(generator=stream)
+        for place, row in enumerate(rows):
+            noise[place].exponential_(generator=self.streams[row])
         return (log_p - noise.log()).argmax(-1)
 
 
@@ -82,31 +76,55 @@ def generate(
     seeds: Sequence[int] | None = None,
     watch: Watch | None = None,
 ) -> list[Text]:
-    """One text for each prompt. temperature 0 is greedy; seeds are then not used."""
-    began, pad = monotonic(), min(end)
-    ids, mask = left_pad(prompts, pad)
-    choose = _Choose(temperature, top_p, seeds or [0] * len(prompts), model.device, watch)
-    # A model's own generation config (Qwen: repetition_penalty 1.05, top_k 20) would change the logits before we see
-    # them.
-    own = model.generation_config
-    model.generation_config = GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=sorted(end), pad_token_id=pad, do_sample=False
-    )
-    try:
-        out = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            logits_processor=LogitsProcessorList([choose]),
+    """One text for each prompt. temperature 0 is greedy; seeds are then not used. A full context ends a text, too."""
+    began, device = monotonic(), model.device
+    choose = _Choose(temperature, top_p, seeds or [0] * len(prompts), device)
+    limit = _limits(model, prompts, max_new_tokens)
+    ids, mask = (x.to(device) for x in left_pad(prompts, min(end)))
+    position = (mask.cumsum(1) - 1).clamp_min(0)
+    texts: list[list[int]] = [[] for _ in prompts]
+    rows, cache = list(range(len(prompts))), None
+    while True:
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
-    finally:
-        model.generation_config = own
-    texts = out[:, ids.shape[1] :].tolist()
+        cache, logits = out.past_key_values, out.logits[:, -1]
+        chosen = choose(logits, rows)
+        if watch is not None:
+            watch(rows, logits, chosen)
+        going = [_grow(texts[row], token, end, limit[row]) for row, token in zip(rows, chosen.tolist(), strict=True)]
+        if not any(going):
+            break
+        ids, position = chosen[:, None], position[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        if 4 * sum(going) <= 3 * len(going):
+            stay = torch.tensor([place for place, goes in enumerate(going) if goes], device=device)
+            ids, position, mask = ids[stay], position[stay], mask[stay]
+            cache.batch_select_indices(stay)
+            rows = [rows[place] for place in stay.tolist()]
     seconds = (monotonic() - began) / len(prompts)
-    return [_until_end(row, end, seconds) for row in texts]
+    return [Text(text, "stop" if text[-1] in end else "length", seconds) for text in texts]
 
 
-def _until_end(ids: list[int], end: set[int], seconds: float) -> Text:
-    for place, token in enumerate(ids):
-        if token in end:
-            return Text(ids[: place + 1], "stop", seconds)
-    return Text(ids, "length", seconds)
+def _grow(text: list[int], token: int, end: set[int], limit: int) -> bool:
+    """Appends the token unless the text is finished; -> whether it goes on."""
+    if len(text) < limit and not (text and text[-1] in end):
+        text.append(token)
+    return len(text) < limit and text[-1] not in end
+
+
+def _limits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
+    """How many tokens each text may have: beyond its context a model writes noise."""
+    context = model.config.get_text_config().to_dict().get("max_position_embeddings") or float("inf")
+    longest = max(map(len, prompts))
+    if longest >= context:
+        raise ValueError(
+            f"a prompt has {longest} tokens and the model's context is {context}: set fewer prompt.shots, or leave "
+            "out the longest problems"
+        )
+    return [int(min(max_new_tokens, context - len(prompt))) for prompt in prompts]

@@ -98,7 +98,13 @@ class HF:
         return model, end_ids(model, load_tokenizer(self.model, trust_remote_code=self.trust_remote_code))
 
     def _generate(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
-        steps: list[Top] = []
+        known: list[list[Top]] = [[] for _ in batch]
+
+        def watch(rows: list[int], z: Tensor, chosen: Tensor) -> None:
+            seen = top(z, chosen, self.mass, self.max_k, self.temperatures)
+            for place, row in enumerate(rows):
+                known[row].append(Top(*(column[place] for column in seen)))
+
         texts = generate(
             model,
             [r.prompt_ids for r in batch],
@@ -107,11 +113,11 @@ class HF:
             temperature=self.temperature,
             top_p=self.top_p,
             seeds=[r.seed for r in batch],
-            watch=lambda z, chosen: steps.append(top(z, chosen, self.mass, self.max_k, self.temperatures)),
+            watch=watch,
         )
-        for row, (request, text) in enumerate(zip(batch, texts, strict=True)):
-            rows = Top(*(torch.stack([column[row] for column in columns]) for columns in zip(*steps, strict=True)))
-            yield to_trace(request, text.ids, text.finish, Top(*(column[: len(text.ids)] for column in rows)))
+        for steps, request, text in zip(known, batch, texts, strict=True):
+            rows = Top(*(torch.stack(columns) for columns in zip(*steps[: len(text.ids)], strict=True)))
+            yield to_trace(request, text.ids, text.finish, rows)
 
     @torch.inference_mode()
     def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
