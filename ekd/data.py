@@ -22,9 +22,9 @@ POOL = 512  # sequences that are sorted by length together: enough for little pa
 class TraceData(L.LightningDataModule):
     """Collects what is missing (on one rank), then serves it.
 
-    train_problems, val_problems: the first so many of the split, null for all. val_split: "val", or "test" where nothing
-    is chosen by the validation figures. max_tokens: budget of a batch, padding included. packing: all sequences of a batch
-    in one row, without padding. temperature: at which the student learns. seed: of the order.
+    train_problems, val_problems: the first so many of the split, null for all. val_split: "val", or "test" where
+    nothing is chosen by the validation figures. max_tokens: budget of a batch, padding included. packing: all sequences
+    of a batch in one row, without padding. temperature: at which the student learns. seed: of the order.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class TraceData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
-        for split, count in self.counts.items():
+        for split, problems in self.counts.items():
             if split not in self.collected:
-                self.collected[split] = self.collector.collect(split, count)
+                self.collected[split] = self.collector.collect(split, problems)
 
     def setup(self, stage: str) -> None:
         self.store = self.collector.open()
@@ -142,9 +142,9 @@ class Batches(Sampler[list[int]]):
 
     Every epoch has as many batches as the first pass over the data, cut from one endless stream of passes: Lightning
     takes the length of an epoch once, and passes differ by a batch or two. `position`: batches of the stream that are
-    done. Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one; a batch
-    too few for all ranks at the end of a pass is left out. seed None: one pass in the given order, all of it on every rank.
-    packing: a batch is one row, so its lengths add up, and they need not be alike.
+    done. Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one; a
+    batch too few for all ranks at the end of a pass is left out. seed None: one pass in the given order, all of it on
+    every rank. packing: a batch is one row, so its lengths add up, and they need not be alike.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class Batches(Sampler[list[int]]):
     ) -> None:
         if max(lengths) > max_tokens:
             raise ValueError(
-                f"a trace has {max(lengths)} tokens and data.max_tokens is {max_tokens}: raise data.max_tokens, or make "
-                "shorter traces (prompt.shots, teacher.max_new_tokens)"
+                f"a trace has {max(lengths)} tokens and data.max_tokens is {max_tokens}: raise data.max_tokens, or "
+                "make shorter traces (prompt.shots, teacher.max_new_tokens)"
             )
         self.lengths, self.max_tokens, self.packing, self.seed = lengths, max_tokens, packing, seed
         self.position, self.rank, self.world = position, rank, world

@@ -19,7 +19,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 PACKAGE = Path(__file__).parent
@@ -42,6 +42,7 @@ def door(name: str, work: Callable[[DictConfig], int | None]) -> NoReturn:
         _quiet()
         try:
             code = max(code, work(config) or 0)
+            _forget_ranks()
         except (ValueError, InstantiationException) as error:
             sentence = _sentence(error)
             if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -87,13 +88,23 @@ def provenance() -> dict[str, Any]:
 
 
 def name_job() -> None:
-    """Lightning starts further ranks by running this command again: in a sweep that is to be this job, not the sweep."""
+    """Lightning starts further ranks by running this command again: in a sweep that is to be this job, not all."""
     job = HydraConfig.get()
     if job.mode != RunMode.MULTIRUN:
         return
-    sys.argv[1:] = [f"--config-name={job.job.config_name}", *job.overrides.task]
-    with open_dict(HydraConfig.instance().cfg), read_write(HydraConfig.instance().cfg):
-        HydraConfig.instance().cfg.hydra.run.dir = job.runtime.output_dir
+    sys.argv[1:] = list(job.overrides.task)
+    with read_write(job.run):
+        job.run.dir = job.runtime.output_dir
+
+
+def _forget_ranks() -> None:
+    """The next job of a sweep starts ranks of its own."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
 
 
 def _quiet() -> None:

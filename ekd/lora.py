@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """W + (alpha / r) B A, where A (r, in) is random and B (out, r) zero at first: the untrained student is the model itself.
+    """W + (alpha / r) B A, A (r, in) random and B (out, r) zero at first: training starts from the model itself.
 
     dropout: of what A reads. targets: "all-linear" (every matrix but the head), or the names of modules, e.g. [q_proj,
     v_proj]; lm_head may be one of them. Needs the package peft.

@@ -25,12 +25,12 @@ HARD_ROWS = ("end", "all", "none")
 
 
 class Student(L.LightningModule):
-    """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.model.load_model`. optimizer: parameters ->
-    optimizer. lora: train low-rank adapters only. compile: the decoder through torch.compile.
+    """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.model.load_model`. lora: train low-rank
+    adapters only. compile: the decoder through torch.compile. optimizer: parameters -> optimizer.
 
-    schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. temperature, alpha_ce,
-    tail, head_mb: see `ekd.head.distill`. hard_rows: which rows without a teacher distribution are priced by cross
-    entropy: end (the end token, so that the student learns to stop), all or none.
+    schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. temperature,
+    alpha_ce, tail, head_mb: see `ekd.head.distill`. hard_rows: which rows without a teacher distribution are priced by
+    cross entropy: end (the end token, so that the student learns to stop), all or none.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Student(L.LightningModule):
 
     @torch.no_grad()
     def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> tuple[Tensor, Rows]:
-        """-> weight (R,), and the rows that were scored: those with a teacher distribution. Others are in no percentile."""
+        """-> weight (R,), and the rows that were scored: those with a teacher. Others are in no percentile."""
         weight = torch.zeros(len(rows.valid), device=hidden.device)
         scored = self._seen(hidden, head, rows) if self.signal.needs_student else valid(rows)
         # also with no rows at all: on several ranks both may wait for the others
@@ -216,7 +216,7 @@ class Student(L.LightningModule):
         self.tally = torch.zeros_like(tally)
 
     def _count(self, total: Tensor, weight: Tensor, rows: Rows) -> Tensor:
-        """(6,) of one micro-batch: weight, price, rows supervised, rows offered; those chosen of the valid, the valid."""
+        """(6,) of one micro-batch: weight, price, rows supervised, rows offered; of the valid those chosen, and all."""
         paid = weight > 0
         counts = [paid.sum(), torch.tensor(len(paid), device=paid.device), (paid & rows.valid).sum(), rows.valid.sum()]
         return torch.stack([weight.sum(), total.to(weight.dtype), *(count.to(weight.dtype) for count in counts)])
@@ -248,8 +248,8 @@ class Student(L.LightningModule):
         assert self.model is not None
         if self.model.dtype != torch.float32:
             rank_zero_warn(
-                f"student.dtype={self.spec['dtype']}: steps below 1/256 of a weight are rounded away; keep float32 weights "
-                "and set trainer.precision=bf16-mixed for speed"
+                f"student.dtype={self.spec['dtype']}: steps below 1/256 of a weight are rounded away; keep float32 "
+                "weights and set trainer.precision=bf16-mixed for speed"
             )
         optimizer = self.optimizer([p for p in self.model.parameters() if p.requires_grad])
         steps = int(self.trainer.estimated_stepping_batches)
@@ -275,8 +275,8 @@ def check_borders(model: PreTrainedModel, attention: str) -> None:
     model.train(training)
     if not torch.equal(a, b):
         raise ValueError(
-            f"data.packing=true: in this model with student.attention={attention} one sequence of a packed row sees another; "
-            "set data.packing=false, or student.attention=sdpa"
+            f"data.packing=true: in this model with student.attention={attention} one sequence of a packed row sees "
+            "another; set data.packing=false, or student.attention=sdpa"
         )
 
 

@@ -81,7 +81,7 @@ def main(config: DictConfig) -> int:
 
 
 def starts_ranks(trainer: L.Trainer) -> bool:
-    """Whether Lightning is about to run this command again for each further rank (torchrun and SLURM did it already)."""
+    """Whether Lightning will run this command again for each further rank (torchrun and SLURM have done it)."""
     from lightning.pytorch.strategies import ParallelStrategy
 
     ranks = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None

@@ -30,7 +30,8 @@ def batches(rank: int, ranks: int, merge: int) -> list[Batch]:
     """This rank's; `merge` neighbours make one big batch."""
     made = traces(12, teacher=hf(mode="score"))
     parts = [made[:3], [hard(t) for t in made[3:6]], made[6:9], made[9:]]
-    return [Collate(272)(sum(parts[i : i + merge], [])) for i in range(rank * merge, 4, ranks * merge)]
+    groups = [parts[i : i + merge] for i in range(rank * merge, 4, ranks * merge)]
+    return [Collate(272)([trace for part in group for trace in part]) for group in groups]
 
 
 def main(ranks: int, accumulate: int, merge: int, out: str) -> None:
