@@ -45,6 +45,8 @@ SELECTORS = """\
 
 None looks at a model. Those with a *memory* keep it in buffers: checkpoints carry it, and a resumed run goes on as if
 it had never stopped. Weights are never negative, carry no gradient, and each sequence keeps one row at least.
+The published bandit is `signal=bandit` with `topk` or `threshold` here, and the control without a teacher is
+`experiment=teacher_free`.
 """
 LOSSES = """\
 ## Losses: what a chosen row costs
