@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ class Kept(NamedTuple):
     stored: np.ndarray  # the format's
     true_tail: np.ndarray  # (R,) mass
     stored_tail: np.ndarray  # (R,) mass; 0: the format has none
-    write: float  # rows a second, encoding and writing
+    write: float  # rows a second of one core (CPU time), encoding and writing
     read: float
 
 
@@ -98,17 +98,17 @@ def traces(rows: Rows, counts: np.ndarray, ids: np.ndarray, logprobs: np.ndarray
 def in_store(folder: Path, some: list[Trace], origin: dict) -> tuple[int, np.ndarray, np.ndarray, float, float]:
     """Bytes of the whole folder, logprobs and log_tails as read, rows a second written and read (in random order)."""
     rows = sum(len(trace.response_ids) for trace in some)
-    began = perf_counter()
+    began = process_time()
     store = Store.create(folder, {"vocab": VOCAB, **origin})
     for at in range(0, len(some), 512):
         store.append(some[at : at + 512])
-    written = perf_counter() - began
+    written = process_time() - began
     store = Store(folder)
     keys = np.random.default_rng(0).permutation([trace.key for trace in some])
     len(store)
-    began = perf_counter()
+    began = process_time()
     back = {key: store[key] for key in keys}
-    read = perf_counter() - began
+    read = process_time() - began
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     logprobs = np.concatenate([back[trace.key].logprobs for trace in some])
     return size, logprobs, np.concatenate([back[trace.key].log_tail for trace in some]), rows / written, rows / read
@@ -127,16 +127,16 @@ def fixed(rows: Rows, folder: Path, k: int, squeezed: bool = False) -> Kept:
     zstd = pa.Codec("zstd", compression_level=19)
     ends = np.cumsum(rows.response_lengths)
     file = folder / f"fixed{k}"
-    began = perf_counter()
+    began = process_time()
     with file.open("wb") as out:
         for a, b in zip(ends - rows.response_lengths, ends, strict=True):
             data = rows.ids[a:b, :k].astype("<i4").tobytes() + rows.logprobs[a:b, :k].astype("<f2").tobytes()
             out.write(zstd.compress(data, asbytes=True) if squeezed else data)
-    written = perf_counter() - began
-    began = perf_counter()
+    written = process_time() - began
+    began = process_time()
     file.read_bytes()
     stored = rows.logprobs[:, :k].astype(np.float16).astype(np.float64)
-    read = perf_counter() - began
+    read = process_time() - began
     tail = np.exp(rows.log_tail) + np.exp(rows.logprobs[:, k:].astype(np.float64)).sum(1)
     guess = np.maximum(1 - np.exp(stored).sum(1), 1e-7)
     stored -= np.log(np.exp(stored).sum(1) + guess)[:, None]
@@ -156,17 +156,17 @@ def ollama(rows: Rows, folder: Path, most: int = 2_000) -> Kept:
         return {"token": words, "logprob": float(logprob), "bytes": list(words.encode())}
 
     n = min(most, len(rows.responses))
-    began = perf_counter()
+    began = process_time()
     lines = [
         entry(rows.responses[r], rows.target[r])
         | {"top_logprobs": [entry(*pair) for pair in zip(rows.ids[r, :k], rows.logprobs[r, :k], strict=True)]}
         for r in range(n)
     ]
     data = json.dumps(lines, separators=(",", ":"), ensure_ascii=False).encode()
-    written = perf_counter() - began
-    began = perf_counter()
+    written = process_time() - began
+    began = process_time()
     json.loads(data)
-    read = perf_counter() - began
+    read = process_time() - began
     tail = np.exp(rows.log_tail[:n]) + np.exp(rows.logprobs[:n, k:].astype(np.float64)).sum(1)
     truth = rows.logprobs[:n, :k].astype(np.float64).ravel()
     return Kept(
@@ -199,7 +199,7 @@ def packed24(rows: Rows, folder: Path, draws: int = 50, unique: int = 12) -> Kep
     """SE-KD's cache: the 12 most frequent of 50 draws, padded, 17-bit id and 7-bit share in 3 bytes; entropy in one."""
     ids, share, truth = (np.zeros((len(rows.draws), unique), kind) for kind in (np.int64, np.int64, np.float64))
     ids += VOCAB  # the filler
-    began = perf_counter()
+    began = process_time()
     for r, some in enumerate(rows.draws[:, :draws]):
         known, at, times = np.unique(some, return_index=True, return_counts=True)
         top = np.argsort(-times, kind="stable")[:unique]
@@ -210,12 +210,12 @@ def packed24(rows: Rows, folder: Path, draws: int = 50, unique: int = 12) -> Kep
     (folder / "packed24").write_bytes(
         word.view(np.uint8).reshape(len(ids), unique, 4)[..., :3].tobytes() + entropy.tobytes()
     )
-    written = perf_counter() - began
-    began = perf_counter()
+    written = process_time() - began
+    began = process_time()
     data = np.frombuffer((folder / "packed24").read_bytes()[: ids.size * 3], np.uint8).reshape(-1, 3).astype(np.int64)
     word = data[:, 0] | data[:, 1] << 8 | data[:, 2] << 16
     value = (word >> 17).reshape(len(ids), unique) / 127.0
-    read = perf_counter() - began
+    read = process_time() - began
     kept = value > 0
     value /= value.sum(1, keepdims=True)
     n, size = len(ids), (folder / "packed24").stat().st_size

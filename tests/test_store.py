@@ -11,6 +11,7 @@ import pytest
 from fake_traces import fake_trace, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
 
 from ekd.store import manifest
 from ekd.store.repair import verify
@@ -60,7 +61,7 @@ def test_what_is_appended_is_there_for_the_next_reader(tmp_path):
     assert back.prompt_ids.tolist() == trace.prompt_ids.tolist()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(order=st.permutations(range(12)), cuts=st.sets(st.integers(1, 11), max_size=4))
 def test_order_and_batches_never_matter(tmp_path_factory, order, cuts):
     edges = [0, *sorted(cuts), 12]
@@ -127,6 +128,28 @@ def test_a_store_travels_to_loader_workers(tmp_path):
     assert equal(pickle.loads(pickle.dumps(store)), TRACES)  # noqa: S301 (as torch's loader does with its own)
 
 
+def test_several_loader_workers_read_one_store(tmp_path):
+    store = filled(tmp_path / "s", TRACES[:6], TRACES[6:])
+    keys = [trace.key for trace in TRACES]
+    loader = DataLoader(Reader(store, keys), batch_size=None, num_workers=2, collate_fn=as_it_is)
+    assert all(same(trace, READ[trace.key]) for trace in loader)
+
+
+def as_it_is(trace):
+    return trace
+
+
+class Reader(Dataset):
+    def __init__(self, store: Store, keys: list[str]):
+        self.store, self.keys = store, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int):
+        return self.store[self.keys[index]]
+
+
 def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
     monkeypatch.setattr("ekd.store.store.OPEN", 2)
     store = filled(tmp_path / "s", *[[trace] for trace in TRACES])
@@ -190,7 +213,7 @@ def test_an_append_has_four_steps():
 
 def test_ten_kills_at_random_moments():
     script = Path(__file__).parents[1] / "scripts" / "torture_store.py"
-    command = [sys.executable, str(script), "--kills", "10", "--traces", "250", "--writers", "2"]
+    command = [sys.executable, str(script), "--kills", "10", "--traces", "400", "--writers", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"wrong": []' in done.stdout

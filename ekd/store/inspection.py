@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from operator import add
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ekd.store import certainty
-from ekd.store.store import Store
+from ekd.store.store import Store, flat
 from ekd.types import Trace
 
 EDGES = (0, 0.001, 0.01, 0.03, 0.1, 0.3, 1, 2, 3, 4, 6, np.inf)  # of the entropy histogram, nats
@@ -99,9 +100,12 @@ def facts(store: Store, totals: Totals) -> Table:
         ("entries a row", f"{totals.entries / rows:.2f}"),
         ("mass named", f"{totals.mass / max(totals.rows - totals.hard, 1):.4%} on average"),
         ("hard rows", f"{totals.hard:,} ({totals.hard / rows:.2%}): nothing known but their token"),
-        ("vocabulary", f"{store.layout.vocab:,}"),
     ):
         table.add_row(name, value)
+    table.add_section()
+    for name, origin in flat(store.origin).items():
+        if not name.startswith(("tokenizer.added", "tokenizer.prefixes")):
+            table.add_row(name, Text(textwrap.shorten(str(origin), 90)))
     return table
 
 

@@ -45,8 +45,7 @@ class Store:
             (folder / "shards").mkdir(parents=True, exist_ok=True)
             if not (folder / manifests.NAME).exists():
                 with lock(folder):
-                    if not (folder / manifests.NAME).exists():
-                        manifests.write(folder, manifests.new(origin))
+                    start(folder, origin)
         except OSError as error:
             raise ValueError(
                 f"{folder} cannot be made a trace store ({error}): give a folder you may write to"
@@ -188,6 +187,14 @@ class Store:
 def lock(folder: Path) -> FileLock:
     """One writer at a time; the system frees it when its holder dies, however it dies."""
     return FileLock(folder / "lock", timeout=PATIENCE)
+
+
+def start(folder: Path, origin: dict[str, Any]) -> None:
+    """The first manifest, unless another writer was quicker. Raises ValueError where one has been lost."""
+    if (folder / manifests.NAME).exists() or any((folder / "shards").glob("*.arrows")):
+        manifests.read(folder)
+    else:
+        manifests.write(folder, manifests.new(origin))
 
 
 def write_shard(folder: Path, parts: Sequence[Part], origin: dict[str, Any]) -> dict[str, Any]:
