@@ -65,7 +65,7 @@ def collect(folder: Path, numbers: list[int]) -> None:
         store.append([made_up(number) for number in missing[at : at + 8]])
 
 
-def torture(folder: Path, traces: int, kills: int, writers: int, seed: int) -> tuple[int, int]:
+def torture(folder: Path, traces: int, kills: int, writers: int, life: float, seed: int) -> tuple[int, int]:
     """Returns how many kills hit a writer that was still at work, and how many traces were saved in spite of them."""
     chance = random.Random(seed)
     fork = multiprocessing.get_context("fork")  # a child starts in a millisecond, so every kill hits its work
@@ -75,7 +75,7 @@ def torture(folder: Path, traces: int, kills: int, writers: int, seed: int) -> t
         alive = [fork.Process(target=collect, args=(folder, share)) for share in shares]
         for process in alive:
             process.start()
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(chance.uniform(0, life))
         for process in alive:
             process.kill()
             process.join()
@@ -106,13 +106,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--writers", type=int, default=1)
     parser.add_argument("--traces", type=int, help="how many to collect (default: 100 a kill, so that work is left)")
+    parser.add_argument("--life", type=float, default=0.5, help="seconds that a writer lives at most")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     traces = options.traces or 100 * options.kills
     with tempfile.TemporaryDirectory() as scratch:
         began = time.monotonic()
         collect(Path(scratch, "peaceful"), list(range(traces)))  # first, so that no child has to load pandas
-        hits, saved = torture(Path(scratch, "tortured"), traces, options.kills, options.writers, options.seed)
+        hits, saved = torture(
+            Path(scratch, "tortured"), traces, options.kills, options.writers, options.life, options.seed
+        )
         wrong = compare(Path(scratch, "tortured"), Path(scratch, "peaceful"))
         facts = {"traces": traces, "rounds": options.kills, "kills of a writer at work": hits}
         print(json.dumps(facts | {"saved in spite of them": saved, "wrong": wrong[:20]}))
