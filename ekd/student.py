@@ -115,9 +115,9 @@ class Student(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is frozen is not written a hundred times."""
         if self.lora is not None:
-            frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-            weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: value for name, value in weights.items() if name not in frozen}
+            learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            weights = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = {k: v for k, v in weights if k in learned or not k.startswith("model.")}
 
     def save(self, folder: Path) -> None:
         """The student as plain transformers loads it. Adapters are kept beside (`folder`/adapter) and merged in."""
