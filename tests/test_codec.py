@@ -136,6 +136,7 @@ def test_a_trace_without_a_response():
         ({"ids": np.array([7, 100], np.int32)}, "id 100 is outside the vocabulary of 100"),
         ({"ids": np.array([7, -1], np.int32)}, "id -1 is outside"),
         ({"response_ids": np.array([8], np.int32)}, "begins with id 7"),
+        ({"ids": np.array([7, 7], np.int32)}, "names an id twice"),
         ({"counts": np.array([0], np.int32)}, "no entry"),
         ({"counts": np.array([3], np.int32)}, "count 3 entries"),
         ({"logprobs": np.log(np.array([0.5, 0.6], np.float32))}, "mass of 1.1"),

@@ -41,6 +41,9 @@ def ids(trace: Trace, vocab: int) -> str:
         row = wrong[0]
         begins, came = trace.ids[first[row]], trace.response_ids[row]
         return f"row {row} begins with id {begins}, but the token that came next is {came}"
+    rows = np.repeat(np.arange(len(first)), trace.counts)
+    if len(np.unique(rows * np.int64(vocab) + trace.ids)) != len(trace.ids):
+        return "a row names an id twice"
     return ""
 
 
