@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 2**31)
 
 def build(name: str, *overrides: str) -> Loss:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [f"loss={name}", *(f"loss.{o}" for o in overrides)])
+        config = compose(None, [f"+loss={name}", *(f"loss.{o}" for o in overrides)])
     return instantiate(config.loss, _convert_="all")
 
 
@@ -236,7 +236,7 @@ def test_any_loss_joins_the_mix_from_the_command_line() -> None:
     log_p, log_q = pair(19)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         extra = ["+loss@loss.losses.tvd=tvd", "+loss.weights.tvd=2", "loss.weights.forward_kl=0"]
-        config = compose("train", ["loss=weighted", *extra])
+        config = compose(None, ["+loss=weighted", *extra])
     mix = instantiate(config.loss, _convert_="all")
     expected = 0.5 * LOSSES["reverse_kl"](log_p, log_q) + 2 * LOSSES["tvd"](log_p, log_q)
     torch.testing.assert_close(mix(log_p, log_q), expected)

@@ -28,7 +28,7 @@ def build(line: str) -> Selector:
     """ "bucket lower=10" -> what the command line would build."""
     name, *values = line.split()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [f"selector={name}", *(f"selector.{v}" for v in values)])
+        config = compose(None, [f"+selector={name}", "+trainer=default", *(f"selector.{v}" for v in values)])
     return instantiate(config.selector, _convert_="all")
 
 

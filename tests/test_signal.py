@@ -25,7 +25,9 @@ VOCAB = 40
 
 def build(name: str, *overrides: str) -> Signal:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [f"signal={name}", "student.model=tiny", *overrides])
+        config = compose(
+            None, [f"+signal={name}", "+student=default", "student.model=tiny", "+trainer=default", *overrides]
+        )
     return instantiate(config.signal, _convert_="all")
 
 
