@@ -56,18 +56,9 @@ def encode(trace: Trace, layout: Layout) -> bytes:
     out.plane(np.packbits(~trace.valid))
     if layout.draws:
         out.integers(np.rint(np.exp(logprobs) * layout.draws).astype(np.int64), 2)
-        out.integers(trace.entropy.astype(np.float16).view(np.uint16).astype(np.int64), 2)
+        out.integers(halves(trace.entropy), 2)
     else:
-        codes = to_code(np.repeat(logprobs[first], trace.counts) - logprobs, layout.coarse)
-        tail = tail_code(
-            trace.log_tail.astype(np.float64),
-            np.add.reduceat(np.exp(logprobs), first) if len(first) else first,
-            layout.coarse,
-        )
-        later = np.delete(np.arange(len(ids)), first)
-        out.integers(codes[later] - codes[later - 1], 3)
-        out.integers(tail, 3)
-        put_entropy(out, trace.entropy, *told(codes, tail, trace.counts, first, layout)[2:])
+        put_rows(out, trace, logprobs, first, layout)
     fixed = np.rint(trace.log_norm.astype(np.float64).ravel() * NORM).astype(np.int64)
     out.integers((fixed << 1) ^ (fixed >> 63), 4)  # zigzag: small numbers of either sign have empty upper bytes
     return out.bytes()
@@ -87,13 +78,7 @@ def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) 
         log_tail = np.full(rows, -np.inf)
         entropy = take.integers(rows, 2).astype(np.uint16).view(np.float16)
     else:
-        codes = np.zeros(entries, np.int64)
-        codes[np.delete(np.arange(entries), first)] = take.integers(entries - rows, 3)
-        codes = np.cumsum(codes)
-        codes -= np.repeat(codes[first], counts)
-        tail = take.integers(rows, 3)
-        logprobs, log_tail, least, most = told(codes, tail, counts, first, layout)
-        entropy = take_entropy(take, least, most)
+        logprobs, log_tail, entropy = take_rows(take, counts, first, layout)
     fixed = take.integers(rows * layout.temperatures, 4)
     log_norm = ((fixed >> 1) ^ -(fixed & 1)) / NORM
     return {
@@ -122,6 +107,29 @@ def places(counts: np.ndarray, first: np.ndarray, rank: np.ndarray) -> np.ndarra
     place = within - (within <= np.repeat(rank, counts))  # those above the target move up by one
     place[first] = rank
     return place + np.repeat(first, counts)
+
+
+def put_rows(out: Writer, trace: Trace, logprobs: np.ndarray, first: np.ndarray, layout: Layout) -> None:
+    """logprobs: of the rows in falling order, flat."""
+    codes = to_code(np.repeat(logprobs[first], trace.counts) - logprobs, layout.coarse)
+    mass = np.add.reduceat(np.exp(logprobs), first) if len(first) else np.zeros(0)
+    tail = tail_code(trace.log_tail.astype(np.float64), mass, layout.coarse)
+    later = np.delete(np.arange(len(codes)), first)
+    out.integers(codes[later] - codes[later - 1], 3)
+    out.integers(tail, 3)
+    put_entropy(out, trace.entropy, *told(codes, tail, trace.counts, first, layout)[2:])
+
+
+def take_rows(
+    take: Reader, counts: np.ndarray, first: np.ndarray, layout: Layout
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Falling logprobs, flat; log_tail; entropy."""
+    codes = np.zeros(int(counts.sum()), np.int64)
+    codes[np.delete(np.arange(len(codes)), first)] = take.integers(len(codes) - len(first), 3)
+    codes = np.cumsum(codes)
+    codes -= np.repeat(codes[first], counts)
+    logprobs, log_tail, least, most = told(codes, take.integers(len(first), 3), counts, first, layout)
+    return logprobs, log_tail, take_entropy(take, least, most)
 
 
 def told(
@@ -190,7 +198,12 @@ def put_entropy(out: Writer, entropy: np.ndarray, least: np.ndarray, most: np.nd
     level = np.rint(np.clip((entropy - least) / room, 0, 1) * LEVELS).astype(np.int64)
     inside = bool((np.abs(least + level / LEVELS * room - entropy) <= 1e-3 + 2e-3 * np.abs(entropy)).all())
     out.number(int(inside))
-    out.integers(level if inside else entropy.astype(np.float16).view(np.uint16).astype(np.int64), 2)
+    out.integers(level if inside else halves(entropy), 2)
+
+
+def halves(value: np.ndarray) -> np.ndarray:
+    """fp16 as integers."""
+    return value.astype(np.float16).view(np.uint16).astype(np.int64)
 
 
 def take_entropy(take: Reader, least: np.ndarray, most: np.ndarray) -> np.ndarray:

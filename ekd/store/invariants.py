@@ -11,9 +11,9 @@ SLACK = 1e-2  # how far named mass + tail may be from 1: servers round, models i
 
 def check(trace: Trace, vocab: int, temperatures: int) -> None:
     """Raises ValueError, one sentence that names the trace, for the first thing that is wrong."""
-    for why in (lengths(trace, temperatures), ids(trace, vocab), mass(trace)):
-        if why:
-            raise ValueError(f"trace {trace.key} (problem {trace.problem_id}) is not sound: {why}")
+    why = lengths(trace, temperatures) or ids(trace, vocab) or mass(trace)
+    if why:
+        raise ValueError(f"trace {trace.key} (problem {trace.problem_id}) is not sound: {why}")
 
 
 def lengths(trace: Trace, temperatures: int) -> str:
