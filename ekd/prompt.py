@@ -29,7 +29,13 @@ class Prompt:
             raise ValueError(f"prompt.shots is 0 or more, not {self.shots}")
 
     def ids(self, tokenizer: PreTrainedTokenizerBase, problem: Problem, examples: Sequence[Problem]) -> list[int]:
-        """Token ids up to the place where the answer begins. examples: solved problems; the first `shots` are used."""
+        """Token ids up to the place where the answer begins. examples: solved problems; the first `shots` are used.
+
+        Plain text (a problem without a question) follows the token that begins a text, and no template.
+        """
+        if not problem.question:
+            first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+            return [first]
         if tokenizer.chat_template is None:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "
