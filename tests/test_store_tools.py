@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,9 +17,11 @@ from ekd.model import load_tokenizer
 from ekd.store import certainty, foreign
 from ekd.store.__main__ import main
 from ekd.store.inspection import summary
+from ekd.store.repair import verify
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 
+REAL = Path(__file__).parent / "fixtures" / "store"
 ORIGIN = {"vocab": 1000, "teacher": "nobody"}
 TRACES = [fake_trace(seed, rows=20) for seed in range(10)]
 
@@ -27,6 +30,28 @@ TRACES = [fake_trace(seed, rows=20) for seed in range(10)]
 def path(tmp_path):
     Store.create(tmp_path / "s", ORIGIN).append(TRACES)
     return tmp_path / "s"
+
+
+def test_a_store_of_today_can_be_read_tomorrow():
+    """20 solutions of GSM8K as SmolLM2 sees them, written by store version 1: these numbers must never change."""
+    assert verify(REAL) == (20, 2148, [], [])
+    store = Store(REAL)
+    trace = store[f"{0:032x}"]
+    assert trace.ids[:4].tolist() == [62, 788, 2068, 67]
+    assert trace.logprobs[:4] == pytest.approx([-1.3944411, -1.6140796, -2.8062887, -3.3123116], abs=1e-6)
+    assert trace.entropy[:3] == pytest.approx([3.4240103, 0.0034086225, 0.044969779], rel=1e-6)
+    assert sum(int(store[key].ids.astype(np.int64).sum()) for key in sorted(store.keys())) == 130069948
+
+
+def test_real_rows_take_less_than_3_6_bytes_an_entry_all_included(tmp_path):
+    old = Store(REAL)
+    Store.create(tmp_path / "s", old.origin).append([old[key] for key in sorted(old.keys())])
+    size = sum(file.stat().st_size for file in (tmp_path / "s").rglob("*") if file.is_file())
+    entries = sum(len(old[key].ids) for key in sorted(old.keys()))
+    assert size / entries < 3.0
+    assert all(
+        same(old[key], Store(tmp_path / "s")[key]) for key in sorted(old.keys())
+    )  # packing again changes nothing
 
 
 def test_verify_says_what_is_there_and_its_exit_code_tells(path, capsys):
