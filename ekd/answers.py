@@ -32,7 +32,7 @@ class AnswerFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lock = FileLock(path.with_suffix(".lock"))
+        self.lock = FileLock(path.with_name(f".{path.stem}.lock"))
 
     def __enter__(self) -> AnswerFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)

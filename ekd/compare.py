@@ -67,7 +67,8 @@ def main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     missing = max(len(by_problem(list(read(path).values()))) for path in (a, b)) - found.problems
-    show(table(f"A {a.parent}\nB {b.parent}", rows(found, missing)))
+    print(f"A {a.parent}\nB {b.parent}")
+    show(table("B against A", rows(found, missing)))
     for flip in found.flips[:SHOWN]:
         print(f"{'+' if flip.b > flip.a else '-'} {flip.problem_id}: answer {flip.reference}, A {_said(flip, 'a')}, "
               f"B {_said(flip, 'b')}")  # fmt: skip

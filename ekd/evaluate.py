@@ -1,114 +1,211 @@
 """python -m ekd.evaluate: let a model solve held-out problems, and say how many it solved and how sure that is.
 
-python -m ekd.evaluate compare A B   two results, problem by problem
+python -m ekd.evaluate compare A B           two results, problem by problem
+python -m ekd.evaluate yardstick store=...   perplexity, KL to the teacher and calibration
+python -m ekd.evaluate harness tasks=[...]   the tasks of lm-evaluation-harness
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ekd.door import build, door, provenance
 
+if TYPE_CHECKING:
+    from ekd.types import Trace
+
 
 def main(config: DictConfig) -> int:
-    from rich import print as show
-
     from ekd.exam import Generator
-    from ekd.marks import markdown, rows
+    from ekd.marks import rows
     from ekd.model import load_tokenizer
-    from ekd.report.marks import table
 
-    if config.run is not None:
-        adopt(config, Path(config.run))
+    adopt(config, "dataset", "prompt")
     exam, generator = build(config.exam), build(config.generator)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
-    origin = generator.origin()
-    folder = results(config, f"{type(exam.dataset).__name__}-{exam.split}", exam.identity(origin, tokenizer))
+    origin, dataset = generator.origin(), type(exam.dataset).__name__.lower()
+    folder = results(config, f"{dataset}-{exam.split}", exam.identity(origin, tokenizer))
     solve = generator.solver(exam, tokenizer) if isinstance(generator, Generator) else exam.by_teacher(generator)
-    who = config.run or origin.get("model") or config.student.model
+    who = str(config.run or origin.get("model") or config.student.model)
     sitting = exam.sit(tokenizer, solve, folder / "answers.jsonl", who)
     figures = exam.summary(sitting.answers)
-    made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
-    report = {"metrics": figures, "who": who, "exam": exam.describe(), "model": origin, **made}
-    (folder / "metrics.json").write_text(json.dumps(report, indent=1, default=str))
-    title = f"{who} on {report['exam']['problems']} {exam.split} problems of {type(exam.dataset).__name__.lower()}"
-    (folder / "table.md").write_text(markdown(title, rows(figures)))
-    log(config, report, sitting.answers)
-    show(table(title, rows(figures)))
+    report = {"who": who, "exam": exam.describe(), "model": origin}
+    title = f"{who} on {report['exam']['problems']} {exam.split} problems of {dataset}"
+    publish(config, folder, title, rows(figures), figures, report)
+    log(config, f"eval/{dataset}", figures, report, sitting.answers)
     for failure in sitting.failures:
         print(f"failed: problem {failure.problem_id}: {failure.reason}")
-    print(f"answers     {folder / 'answers.jsonl'}\nmetrics     {folder / 'metrics.json'}")
+    print(f"answers     {folder / 'answers.jsonl'}")
     return 1 if sitting.failures else 0
 
 
-def adopt(config: DictConfig, run: Path) -> None:
-    """Takes the student of a run, and its dataset and prompt where the command line names no other."""
+def yardstick(config: DictConfig) -> int:
+    from ekd.model import load_tokenizer
+    from ekd.store.tokenizer import check_tokenizer
+    from ekd.yardstick import batched, measure, plain, reliability, rows
+
+    if (config.run is None) + (config.store is None) + (config.text is None) != 2:
+        raise ValueError("give one of run=RUN, store=STORE and text=FILE: what is to be measured on")
+    trained = adopt(config)
+    loader = build(config.loader)
+    tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
+    traces, source = sequences(config, trained, tokenizer)
+    if "origin" in source:
+        check_tokenizer(source["origin"], tokenizer)
+    origin = loader.origin()
+    reading = measure(loader.load(), batched(traces, origin["vocab"], config.max_tokens))
+    folder = results(config, "yardstick", digest(origin, source))
+    report = {"who": config.run or config.student.model, "source": source, "model": origin}
+    publish(config, folder, f"{report['who']} on {source['what']}", rows(reading), plain(reading), report)
+    (folder / "reliability.svg").write_text(reliability(reading))
+    print(f"calibration {folder / 'reliability.svg'}")
+    return 0
+
+
+def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tuple[list[Trace], dict[str, Any]]:
+    """What to measure on, and what it is."""
+    from ekd.store.store import Store
+    from ekd.yardstick import from_text
+
+    if config.text is not None:
+        files = [config.text] if isinstance(config.text, str) else list(config.text)
+        texts = [Path(file).expanduser().read_text() for file in files]
+        pieces = [piece for text in texts for piece in from_text(tokenizer, text, config.window)]
+        return pieces, {"what": ", ".join(files), "sha256": digest(*texts), "window": config.window}
+    if config.store is not None:
+        store = Store(config.store)
+        return [store[key] for key in sorted(store.keys())], {"what": str(store.path), "origin": store.origin}
+    collector = build(OmegaConf.create(trained["data"]["collector"]))
+    problems = trained["data"]["val_problems"] if config.problems is None else config.problems
+    collected = collector.collect(config.split, problems)
+    store = collector.open()
+    what = (
+        f"{len(collected.keys)} {config.split} problems of {trained['dataset']['_target_'].rpartition('.')[2].lower()}"
+    )
+    return [store[key] for key in collected.keys], {"what": what, "origin": store.origin, "keys": collected.keys}
+
+
+def harness(config: DictConfig) -> int:
+    from ekd.harness import judge, rows
+    from ekd.model import load_tokenizer
+
+    adopt(config)
+    loader = build(config.loader)
+    tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
+    options = {name: config[name] for name in ("shots", "chat", "limit", "batch_size", "seed", "include")}
+    figures, report = judge(loader.load, tokenizer, list(config.tasks), **options)
+    origin = loader.origin()
+    folder = results(config, "harness", digest(origin, list(config.tasks), options))
+    who = str(config.run or config.student.model)
+    publish(
+        config, folder, f"{who}, lm-evaluation-harness", rows(report), figures, {"who": who, **report, "model": origin}
+    )
+    return 0
+
+
+def adopt(config: DictConfig, *groups: str) -> dict[str, Any]:
+    """Takes the student of `run`, and its groups where the command line names no other. -> the run's config."""
+    if config.run is None:
+        if config.ckpt is not None:
+            raise ValueError(f"ckpt={config.ckpt} needs run=RUN, the folder of the run that made it")
+        return {}
+    run = Path(config.run)
     if not (run / "run.json").is_file():
-        raise ValueError(
-            f"run={run} is not a training run: there is no {run / 'run.json'}; give the folder that it printed"
-        )
-    trained = json.loads((run / "run.json").read_text())["config"]
+        raise ValueError(f"run={run} is not a training run (no {run / 'run.json'}); give the folder that it printed")
     if config.ckpt is None and not (run / "student").is_dir():
         raise ValueError(
             f"run={run} has no finished student; give ckpt={run}/checkpoints/..., or finish it with "
             f"python -m ekd.train ... ckpt={run}/checkpoints/last.ckpt"
         )
+    trained = json.loads((run / "run.json").read_text())["config"]
     words = HydraConfig.get().overrides.task
-    for group in ("dataset", "prompt"):
+    for group in groups:
         if not any(word.startswith(f"{group}=") for word in words):
             given = OmegaConf.from_dotlist([word for word in words if word.startswith(f"{group}.")])
             config[group] = OmegaConf.merge(trained[group], given.get(group, {}))
     config.student.model = str(run / "student") if config.ckpt is None else trained["student"]["model"]
     config.student.layers = "all" if config.ckpt is None else trained["student"]["layers"]
+    return trained
 
 
-def results(config: DictConfig, exam: str, identity: str) -> Path:
+def results(config: DictConfig, what: str, identity: str) -> Path:
     """The same question to the same model has the same folder, so that a second call goes on."""
     if config.out is not None:
-        return _own(Path(config.out).expanduser(), identity)
-    name = re.sub(r"[^a-z0-9.]+", "-", exam.lower())
+        return own(Path(config.out).expanduser(), identity)
+    name = f"{slug(what)}-{identity[:8]}"
     if config.run is not None:
-        return Path(config.run) / "eval" / f"{name}-{identity[:8]}"
-    model = re.sub(r"[^a-z0-9.]+", "-", str(config.student.model).lower()).strip("-")
-    return Path("outputs/evaluate").absolute() / f"{model}-{name}-{identity[:8]}"
+        return Path(config.run) / "eval" / name
+    return Path("outputs/evaluate").absolute() / f"{slug(str(config.student.model))}-{name}"
 
 
-def _own(folder: Path, identity: str) -> Path:
+def own(folder: Path, identity: str) -> Path:
     """A folder that the user names may hold another exam's answers."""
     mark = folder / "identity"
     if mark.exists() and mark.read_text() != identity:
-        raise ValueError(
-            f"out={folder} holds the answers of another exam or model; name an empty folder, or leave out away"
-        )
+        raise ValueError(f"out={folder} holds the results of another exam or model; name an empty folder, or drop out=")
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(identity)
     return folder
 
 
-def log(config: DictConfig, report: dict[str, Any], answers: list[Any]) -> None:
+def publish(
+    config: DictConfig, folder: Path, title: str, view: Sequence[tuple[str, str]], figures: Any, report: dict[str, Any]
+) -> None:
+    """metrics.json with everything that made the figures, table.md, and the same table on the screen."""
+    from rich import print as show
+
+    from ekd.marks import markdown
+    from ekd.report.marks import table
+
+    made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps({"metrics": figures, **report, **made}, indent=1, default=str))
+    (folder / "table.md").write_text(markdown(title, view))
+    show(table(title, view))
+    print(f"metrics     {folder / 'metrics.json'}")
+
+
+def log(
+    config: DictConfig, prefix: str, figures: dict[str, float], report: dict[str, Any], answers: Sequence[Any]
+) -> None:
     """To the loggers that are on; to W&B also every answer."""
     if "logger" not in config:
         return
-    name = report["config"]["dataset"]["_target_"].rpartition(".")[2].lower()
+    columns = ["problem_id", "sample", "status", "extracted", "reference", "finish", "tokens", "prompt", "text"]
     for logger in build(config.logger).values():
-        logger.log_hyperparams({k: v for k, v in report.items() if k != "metrics"})
-        logger.log_metrics({f"eval/{name}/{key}": value for key, value in report["metrics"].items()}, step=0)
+        logger.log_hyperparams({**report, **provenance()})
+        logger.log_metrics({f"{prefix}/{name}": value for name, value in figures.items()}, step=0)
         if type(logger).__name__ == "WandbLogger":
-            columns = ["problem_id", "sample", "status", "extracted", "reference", "finish", "tokens", "prompt", "text"]
             logger.log_table("answers", columns, [[answer._asdict()[c] for c in columns] for answer in answers])
+            logger.experiment.finish()
         logger.finalize("success")
 
+
+def digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+DOORS = {"yardstick": yardstick, "harness": harness}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
         from ekd.compare import main as compare
 
         sys.exit(compare(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in DOORS:
+        name = sys.argv.pop(1)
+        door(name, DOORS[name])
     door("evaluate", main)

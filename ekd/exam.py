@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ekd.answers import Answer, AnswerFile, repeats
 from ekd.generation import Text, generate
@@ -72,7 +72,7 @@ class Exam:
             )
         return problems[: self.problems]
 
-    def requests(self, tokenizer: PreTrainedTokenizerFast) -> list[Request]:
+    def requests(self, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
         """Each problem `samples` times, every time with a seed of its own."""
         examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
         requests = []
@@ -84,12 +84,14 @@ class Exam:
             ]
         return requests
 
-    def sit(self, tokenizer: PreTrainedTokenizerFast, solve: Solver, path: Path, who: str) -> Sitting:
+    def sit(
+        self, tokenizer: PreTrainedTokenizerBase, solve: Solver, path: Path, who: str, *, quiet: bool = False
+    ) -> Sitting:
         """Answers go to `path` (JSONL) one by one; those that are there already are not asked again."""
         requests = self.requests(tokenizer)
         asked = {p.id: p for p in self.questions()}
         failures: list[Failure] = []
-        with AnswerFile(path) as file, _bar() as bar:
+        with AnswerFile(path) as file, _bar(quiet) as bar:
             done = {_key(*key) for key in file.answers}
             task = bar.add_task(f"judging {who}", total=len(requests), completed=len(done), note="")
             speed = _Speed()
@@ -109,7 +111,7 @@ class Exam:
         """See `ekd.marks.summary`."""
         return summary(answers, asked=len(self.questions()) * self.samples, same=self._same)
 
-    def identity(self, who: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> str:
+    def identity(self, who: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
         """A name for the answers of `who` to just these questions, in just these words."""
         asked = [(r.key, r.seed, r.prompt_ids) for r in self.requests(tokenizer)]
         answers = [p.answer for p in self.questions()]
@@ -129,8 +131,10 @@ class Exam:
             **{n: vars(self)[n] for n in ("samples", "max_new_tokens", "temperature", "top_p", "batch_size", "seed")},
         }
 
-    def by_model(self, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> Solver:
-        """The model is loaded only when there is something to solve.
+    def by_model(
+        self, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, *, seconds: float | None = None
+    ) -> Solver:
+        """The model is loaded only when there is something to solve. No batch is begun after so many seconds.
 
         Batches are cut from all requests, answered or not, and a batch that lacks an answer is computed whole: in other
         company a row's sums are rounded otherwise, and a stopped exam would not end as one that was not.
@@ -145,7 +149,10 @@ class Exam:
             model = load()
             training, end = model.training, end_ids(model, tokenizer)
             model.eval()
+            began = monotonic()
             for batch in unfinished:
+                if seconds is not None and monotonic() - began > seconds:
+                    break
                 texts = generate(
                     model,
                     [r.prompt_ids for r in batch],
@@ -179,7 +186,7 @@ class Exam:
 
         return solve
 
-    def _mark(self, problem: Problem, request: Request, text: Text, tokenizer: PreTrainedTokenizerFast) -> Answer:
+    def _mark(self, problem: Problem, request: Request, text: Text, tokenizer: PreTrainedTokenizerBase) -> Answer:
         words = str(tokenizer.decode(text.ids, skip_special_tokens=True))
         verdict = self.dataset.grade(problem, words)
         return Answer(
@@ -211,7 +218,7 @@ class Generator(Protocol):
 
     def origin(self) -> dict[str, Any]: ...
 
-    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerFast) -> Solver: ...
+    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Solver: ...
 
 
 def _key(problem_id: str, sample: int) -> str:
@@ -229,7 +236,7 @@ class _Speed:
         return f"{self.tokens / max(monotonic() - self.began, 1e-9):,.0f} tokens/s"
 
 
-def _bar() -> Progress:
+def _bar(quiet: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -237,4 +244,5 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
+        disable=quiet,
     )

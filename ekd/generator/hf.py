@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ekd.exam import Exam, Solver
 from ekd.model import identity, load_model, pick_device
@@ -29,10 +31,12 @@ class HF:
     trust_remote_code: bool
 
     def origin(self) -> dict[str, Any]:
-        made = {"layers": self.layers, "dtype": self.dtype, "quantize": self.quantize, "checkpoint": self.checkpoint}
+        made: dict[str, Any] = {"layers": self.layers, "dtype": self.dtype, "quantize": self.quantize}
+        if self.checkpoint is not None:
+            made |= {"checkpoint": self.checkpoint, "checkpoint_digest": _digest(Path(self.checkpoint))}
         return {"type": "hf", "model": self.model, **identity(self.model, self.trust_remote_code), **made}
 
-    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerFast) -> Solver:
+    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Solver:
         return exam.by_model(self.load, tokenizer)
 
     def load(self) -> PreTrainedModel:
@@ -61,3 +65,12 @@ class HF:
                 f"ckpt={checkpoint} does not hold the weights of {self.model} with layers={self.layers}: name the run "
                 "that made it (run=...), or the saved student (student.model=RUN/student)"
             ) from error
+
+
+def _digest(checkpoint: Path) -> str:
+    """Of its last MiB: a checkpoint is a zip file, which ends with the checksums of all that it holds."""
+    if not checkpoint.is_file():
+        raise ValueError(f"there is no checkpoint {checkpoint}; a run's are in RUN/checkpoints")
+    with checkpoint.open("rb") as file:
+        file.seek(max(0, checkpoint.stat().st_size - 2**20))
+        return hashlib.sha256(file.read()).hexdigest()[:16]
