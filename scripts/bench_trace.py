@@ -61,19 +61,18 @@ def answers() -> list[dict[str, Any]]:
 
 
 def as_llama(said: dict[str, Any]) -> dict[str, Any]:
-    """The recorded Ollama answer as llama-server would have given it."""
-    vocabulary = vocabulary_of("smollm2")
-    top = [
-        [{**t, "id": vocabulary.id_of.get(t["token"].encode(), 2)} for t in e["top_logprobs"]] for e in said["logprobs"]
-    ]
-    ids = vocabulary.spell(said["response"])
-    entries = [{**e, "id": i, "top_logprobs": t} for e, i, t in zip(said["logprobs"], ids, top, strict=True)]
+    """The recorded Ollama answer as llama-server would have given it. Nameless alternatives get any free ids."""
+    find = vocabulary_of("smollm2").id_of.get
+    entries = []
+    for entry in said["logprobs"]:
+        top = [{**t, "id": find(t["token"].encode(), 40_000 + n)} for n, t in enumerate(entry["top_logprobs"])]
+        entries.append({**entry, "id": find(entry["token"].encode()), "top_logprobs": top})
+    ids = [entry["id"] for entry in entries]
     return {"tokens": ids, "content": said["response"], "stop_type": "limit", "completion_probabilities": entries}
 
 
 def serve_at_once() -> None:
     whole = {w["request"]["prompt"]: json.dumps(w["response"]).encode() for w in answers()}
-    vocabulary = vocabulary_of("smollm2")
     by_ids = {tuple(ids_of(w)): json.dumps(as_llama(w["response"])).encode() for w in answers()}
     probe = {"response": " Paris", "done": True, "done_reason": "length", "prompt_eval_count": 5, "eval_count": 1}
     probe["logprobs"] = answers()[0]["response"]["logprobs"][:1]
@@ -102,7 +101,6 @@ def serve_at_once() -> None:
 
         def log_message(self, *_: object) -> None: ...
 
-    assert vocabulary
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()

@@ -173,6 +173,14 @@ def test_merged_tokens_are_hard_and_the_rest_is_kept(vocabulary: Vocabulary) -> 
     assert None not in align(clean, text, tokens, vocabulary)[1]
 
 
+def test_an_entry_whose_logprob_cannot_be_its_own_is_hard(vocabulary: Vocabulary) -> None:
+    """Absent from its own list, and yet more likely than the last of it: the logprob is another token's."""
+    entries, text, tokens = entries_of("html_lt_hold_stop_empty_list")
+    strange = entries[3]._replace(top=[t for t in entries[3].top if t[0] != entries[3].spelling])
+    _, rows = align([*entries[:3], strange, *entries[4:]], text, tokens, vocabulary)
+    assert [n for n, row in enumerate(rows) if row is None] == [3]
+
+
 def test_entries_that_do_not_spell_the_response_are_not_believed(vocabulary: Vocabulary) -> None:
     entries, text, tokens = entries_of("html_lt_hold_stop_empty_list")
     assert set(align(entries[1:], text, tokens - 1, vocabulary)[1]) == {None}

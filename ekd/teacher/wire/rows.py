@@ -21,9 +21,12 @@ class Row(NamedTuple):
 def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], finish: str, vocab: int) -> Trace:
     """ids: the response, n tokens; rows: one for each, None = hard row; vocab: entries of the teacher's softmax.
 
-    Raises ValueError for a row that is no distribution.
+    Raises ValueError for a row that is no distribution. Alternatives beyond `vocab` (a head may have more rows than the
+    tokenizer has tokens) stay in the tail.
     """
-    flat_ids, flat_logprobs, counts = _flatten(ids, rows)
+    if not 0 <= min(ids) <= max(ids) < vocab:
+        raise ValueError(f"the server gave the id {max(ids)}, and the student's tokenizer has {vocab}")
+    flat_ids, flat_logprobs, counts = _flatten(ids, rows, vocab)
     logprobs = np.array(flat_logprobs, dtype=np.float64)
     valid = np.array([row is not None for row in rows])
     named = np.array(counts, dtype=np.int32)
@@ -58,7 +61,7 @@ def _entropy(known: np.ndarray, tail: np.ndarray, log_tail: np.ndarray, named: n
     return known - tail * np.where(tail > 0, log_tail, 0.0) + tail * np.log(unnamed) / 2
 
 
-def _flatten(ids: Sequence[int], rows: Sequence[Row | None]) -> tuple[list[int], list[float], list[int]]:
+def _flatten(ids: Sequence[int], rows: Sequence[Row | None], vocab: int) -> tuple[list[int], list[float], list[int]]:
     flat_ids: list[int] = []
     flat_logprobs: list[float] = []
     counts = []
@@ -67,8 +70,10 @@ def _flatten(ids: Sequence[int], rows: Sequence[Row | None]) -> tuple[list[int],
         flat_ids.append(token)
         flat_logprobs.append(0.0 if row is None else row.target)
         if row is not None:
+            if len(set(row.ids)) < len(row.ids):
+                raise ValueError("the server named an id twice in one list of alternatives")
             for other, logprob in zip(row.ids, row.logprobs, strict=True):
-                if other != token:
+                if other != token and other < vocab:
                     flat_ids.append(other)
                     flat_logprobs.append(logprob)
         counts.append(len(flat_ids) - before)

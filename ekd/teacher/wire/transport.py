@@ -7,6 +7,7 @@ on an answer. At most `2 * concurrency` requests for each endpoint are taken fro
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import queue
 import random
@@ -104,6 +105,9 @@ class Wire:
 
         Answers come in the order in which they are ready. Raises ValueError when every endpoint stays unavailable.
         """
+        # Each answer makes 10,000 objects; without this the collector walks all of torch for them again and again,
+        # which tripled the cost of a token.
+        gc.freeze()
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="ekd-wire", daemon=True)
         thread.start()
@@ -125,6 +129,7 @@ class Wire:
                 pending -= 1
                 yield done.result()
         finally:
+            gc.unfreeze()
             pool.report()
             _submit(_close(stack), loop).result()
             loop.call_soon_threadsafe(loop.stop)

@@ -109,7 +109,12 @@ class Vocabulary:
 @lru_cache(maxsize=4)
 def vocabulary_of(name: str) -> Vocabulary:
     """Of a model, by name; kept, because loading a tokenizer takes seconds."""
-    return Vocabulary(load_tokenizer(name))
+    tokenizer = load_tokenizer(name)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"the tokenizer of {name!r} is not of the fast kind, which texts from a server need; use teacher=hf"
+        )
+    return Vocabulary(tokenizer)
 
 
 def _byte_of() -> dict[str, int]:
