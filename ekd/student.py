@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
-from ekd.head import EMPTY, Head, distill, head_of, stats
+from ekd.head import EMPTY, TAILS, Head, distill, head_of, stats
 from ekd.lora import Lora
 from ekd.model import identity, load_model
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
@@ -62,6 +62,8 @@ class Student(L.LightningModule):
             raise ValueError(f"student.temperature is more than 0, not {temperature}")
         if not 0 <= alpha_ce <= 1:
             raise ValueError(f"student.alpha_ce (share of cross entropy in the loss) is 0 to 1, not {alpha_ce}")
+        if tail not in TAILS:
+            raise ValueError(f"student.tail is one of {', '.join(TAILS)}, not {tail!r}")
         if hard_rows not in HARD_ROWS:
             raise ValueError(f"student.hard_rows is one of {', '.join(HARD_ROWS)}, not {hard_rows!r}")
         if not 0 <= warmup <= 1:
@@ -137,7 +139,7 @@ class Student(L.LightningModule):
         return out.last_hidden_state.flatten(0, 1).index_select(0, where(batch.mask.flatten()))
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
-        self._began, self._step = monotonic(), self.trainer.global_step
+        self._began = monotonic()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         assert self.model is not None
@@ -165,18 +167,18 @@ class Student(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, _: int) -> None:
         """Response tokens a second, selected or not, over the whole step: forward, backward, optimizer."""
-        if self.trainer.global_step != self._step:
-            self._review()
         elapsed = monotonic() - self._began
         tokens = len(batch.rows.valid) * self.trainer.world_size  # ranks have batches of one budget
         self.speed["tokens"] += tokens
         self.speed["seconds"] += elapsed
         self.log("train/tokens_per_second", tokens / elapsed, batch_size=1)
 
-    @torch.no_grad()
-    def _review(self) -> None:
-        for part, batch in self.unreviewed:
-            part.review(self._seen(self.hidden(batch), head_of(self.model), batch.rows))  # type: ignore[arg-type]
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Rewards are given before any callback sees the step, so that a checkpoint holds them."""
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            for part, batch in self.unreviewed:
+                part.review(self._seen(self.hidden(batch), head_of(self.model), batch.rows))  # type: ignore[arg-type]
         self.unreviewed.clear()
 
     @torch.no_grad()

@@ -217,6 +217,7 @@ def test_at_a_temperature_a_cut_row_still_sums_to_one():
         ({"temperature": 0}, "more than 0, not 0"),
         ({"alpha_ce": 2}, "0 to 1, not 2"),
         ({"hard_rows": "some"}, "one of end, all, none"),
+        ({"tail": "short"}, "one of bucket, renormalise, truncate"),
         ({"warmup": 5}, "0 to 1, not 5"),
     ],
 )

@@ -21,10 +21,12 @@ ROOT = Path(__file__).parents[1]
 TINY = ["experiment=tiny"]
 
 
-def ekd(door: str, *words: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "EKD_HOME": str(cwd / "home")}
+def ekd(door: str, *words: str, cwd: Path, clear: str = "-", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Runs a door; the environment without variables that begin with `clear`, with `changes`."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(clear)}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "EKD_HOME": str(cwd / "home")} | changes
     command = [sys.executable, "-m", f"ekd.{door}", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def train(cwd: Path, *words: str) -> Path:
@@ -89,9 +91,16 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_do_not(place):
     assert first == again and first != other
 
 
-@pytest.mark.parametrize("extra", [[], ["trainer.accumulate_grad_batches=2"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["selector=random"],
+        ["selector=random", "trainer.accumulate_grad_batches=2"],
+        ["signal=bandit", "selector=topk", "trainer.accumulate_grad_batches=2"],
+    ],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(place, extra):
-    words = ["selector=random", "callback.checkpoint.every_n_train_steps=7", "trainer.log_every_n_steps=1", *extra]
+    words = ["exam.problems=0", "callback.checkpoint.every_n_train_steps=7", "trainer.log_every_n_steps=1", *extra]
     whole = train(place, *words, "trainer.max_steps=14", "callback.checkpoint.save_top_k=-1")
     resumed = train(place, *words, "trainer.max_steps=14", f"ckpt={whole}/checkpoints/step7.ckpt")
     assert rows(resumed, "train/loss") == rows(whole, "train/loss")[-len(rows(resumed, "train/loss")) :]
@@ -154,23 +163,11 @@ def test_help_is_quick_and_needs_no_heavy_import(place):
     assert not imported & {"torch", "transformers", "lightning", "wandb"}
 
 
-def test_wandb_works_offline_without_an_account(place):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    environment |= {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "EKD_HOME": str(place / "home"),
-        "HOME": str(place),
-    }
-    words = [*TINY, "logger=wandb", f"hydra.run.dir={place / 'wandb-run'}", "exam.problems=0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ekd.train", *words],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_wandb_works_offline_without_an_account_and_gives_each_job_of_a_sweep_its_own_run(place):
+    sweep = place / "sweep"
+    words = [*TINY, "-m", "selector=bucket", "selector.lower=0,40", "logger=wandb", "exam.problems=0"]
+    done = ekd("train", *words, f"hydra.sweep.dir={sweep}", cwd=place, clear="WANDB", HOME=str(place))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert list((place / "wandb-run" / "wandb").glob("offline-run-*/*.wandb"))
-    assert (place / "wandb-run" / "csv" / "metrics.csv").exists()
+    for job in "01":
+        assert len(list((sweep / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
+        assert (sweep / job / "csv" / "metrics.csv").exists()
