@@ -56,7 +56,9 @@ class Collector:
     def origin(self) -> dict:
         """What made the traces; a store made by anything else is refused."""
         teacher = self.teacher.origin()
+        drawn = {"draws": teacher["draws"]} if teacher.get("draws") else {}
         return {
+            **drawn,
             "vocab": teacher.get("vocab") or len(self.spoken),
             "temperatures": teacher.get("temperatures", []),
             "teacher": teacher,

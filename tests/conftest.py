@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def hf(**changes) -> HF:
     values = {
         "model": "tiny:1", "mode": "generate", "dtype": "float32", "quantize": None, "attention": "sdpa",
-        "device": "cpu", "trust_remote_code": False, "mass": 0.99, "max_k": 16, "temperatures": [],
+        "device": "cpu", "trust_remote_code": False, "mass": 0.99, "max_k": 16, "draws": 0, "temperatures": [],
         "temperature": 1.0, "top_p": 1.0,
         "max_new_tokens": 12, "batch_size": 4,
     }  # fmt: skip

@@ -9,6 +9,7 @@ from conftest import collector, hf, traces
 
 from ekd.model import load_model
 from ekd.prompt import Prompt
+from ekd.teacher.hf import counted
 
 
 def dense(trace, model_name="tiny:1") -> torch.Tensor:
@@ -110,9 +111,70 @@ def test_scoring_a_generated_text_gives_the_rows_it_was_generated_with():
         ({"top_p": 0}, "0 < top_p <= 1"),
         ({"temperature": -1}, "0 (greedy) or more"),
         ({"max_k": 0}, "1 or more, not 0"),
+        ({"draws": -1}, "0 (no drawing) to 65,535, not -1"),
+        ({"draws": 9, "temperatures": [2.0]}, "teacher.draws=0 for other temperatures"),
     ],
 )
 def test_wrong_values_are_refused_in_a_sentence(wrong, said):
     with pytest.raises(ValueError, match="teacher") as error:
         hf(**wrong)
     assert said in str(error.value)
+
+
+def counts(trace, draws) -> np.ndarray:
+    return np.rint(np.exp(trace.logprobs.astype(float)) * draws)
+
+
+@pytest.mark.parametrize("mode", ["generate", "score"])
+def test_drawn_rows_count_their_draws_name_the_next_token_and_know_the_exact_entropy(mode):
+    for trace in traces(4, teacher=hf(mode=mode, draws=20)):
+        starts = np.cumsum(trace.counts) - trace.counts
+        assert (trace.ids[starts] == trace.response_ids).all()
+        np.testing.assert_allclose(np.exp(trace.logprobs.astype(float)) * 20, counts(trace, 20), atol=1e-4)
+        assert (np.add.reduceat(counts(trace, 20), starts) == 20).all() and np.isneginf(trace.log_tail).all()
+        later = np.delete(np.arange(len(trace.ids)), starts)
+        assert (counts(trace, 20)[later] > 0).all()
+        truth = dense(trace)
+        torch.testing.assert_close(
+            torch.tensor(trace.entropy).double(), -(truth.exp() * truth).sum(-1), atol=2e-5, rtol=0
+        )
+    assert np.isneginf(trace.logprobs[starts]).any()  # a next token that was never drawn is still entry 0
+
+
+def test_drawn_rows_pass_through_a_store_unchanged():
+    maker = collector(teacher=hf(draws=64))
+    keys = maker.collect("train", 6).keys
+    store = maker.open()
+    assert store.layout.draws == 64 and "max_k" not in store.origin["teacher"]
+    made = {t.key: t for t in maker.teacher.trace(maker.requests("train", 6))}
+    for key in keys:
+        back, trace = store[key], made[key]
+        assert back.ids.tolist() == trace.ids.tolist() and back.response_ids.tolist() == trace.response_ids.tolist()
+        assert counts(back, 64).tolist() == counts(trace, 64).tolist() and np.isneginf(back.log_tail).all()
+        np.testing.assert_allclose(back.entropy, trace.entropy, rtol=1e-3, atol=1e-3)
+
+
+def test_draws_depend_on_the_seed_of_a_problem_and_not_on_its_batch_or_mode():
+    made = {b: {t.key: t for t in traces(6, teacher=hf(draws=16, batch_size=b))} for b in (1, 4)}
+    maker = collector()
+    texts = [
+        r._replace(response_ids=made[1][r.key].response_ids.tolist()) for r in reversed(maker.requests("train", 6))
+    ]
+    scored = {t.key: t for t in hf(mode="score", draws=16).trace(texts)}
+    for key, trace in made[1].items():
+        for other in (made[4][key], scored[key]):
+            assert other.ids.tolist() == trace.ids.tolist() and other.logprobs.tolist() == trace.logprobs.tolist()
+
+
+def test_counts_are_the_distribution_on_average():
+    """Unbiased: for each id, the mean of count / N over many rows is within five standard errors of p."""
+    random, vocab, draws, rows = np.random.default_rng(0), 40, 8, 20_000
+    z = torch.tensor(random.normal(0, 3, vocab), dtype=torch.float32)
+    p = z.double().softmax(0).numpy()
+    for target in (int(p.argmax()), int(p.argmin())):  # also where the next token is almost never drawn
+        many = counted(
+            z.expand(rows, vocab), torch.full((rows,), target), np.random.default_rng(target).random((rows, draws))
+        )
+        share = torch.zeros(rows, vocab).scatter_add_(1, many.ids, many.logprobs.exp() * many.kept).double().numpy()
+        error = np.abs(share.mean(0) - p) / np.sqrt(p * (1 - p) / (rows * draws))
+        assert error.max() < 5 and error.mean() < 1.2  # the mean of |N(0, 1)| is 0.8

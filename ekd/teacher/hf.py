@@ -15,12 +15,14 @@ from transformers import PreTrainedModel
 from ekd.generation import generate
 from ekd.head import Head, head_of
 from ekd.model import end_ids, identity, load_model, load_tokenizer, pick_device
+from ekd.teacher.draws import drawn
 from ekd.types import Request, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
 class HF:
-    """Every teacher row: the next token, then ids until the cumulative mass reaches `mass`, at most `max_k`.
+    """Every teacher row: the next token, then ids until the cumulative mass reaches `mass`, at most `max_k`. With
+    `draws` in their place: the ids that so many draws from the distribution gave, with ln(count / draws) and no tail.
 
     model, dtype, quantize, attention, trust_remote_code: see `ekd.model.load_model`. mode: "generate" or "score".
     temperature, top_p, max_new_tokens: of generation (rows are always taken at temperature 1, before any filter).
@@ -36,6 +38,7 @@ class HF:
     trust_remote_code: bool
     mass: float
     max_k: int
+    draws: int
     temperatures: Sequence[float]
     temperature: float
     top_p: float
@@ -55,6 +58,13 @@ class HF:
                 "teacher.temperature is 0 (greedy) or more, and each of teacher.temperatures more than 0, "
                 f"not {self.temperature} and {list(self.temperatures)}"
             )
+        if not 0 <= self.draws < 1 << 16:
+            raise ValueError(f"teacher.draws is 0 (no drawing) to 65,535, not {self.draws}")
+        if self.draws and self.temperatures:
+            raise ValueError(
+                f"teacher.draws={self.draws} are taken at temperature 1 and know no other, so teacher.temperatures is "
+                f"[], not {list(self.temperatures)}; set teacher.draws=0 for other temperatures"
+            )
         for name in ("max_k", "max_new_tokens", "batch_size"):
             if vars(self)[name] < 1:
                 raise ValueError(f"teacher.{name} is 1 or more, not {vars(self)[name]}")
@@ -66,6 +76,7 @@ class HF:
     def origin(self) -> dict:
         """What decides the traces. Not the batch size or the device; sampling only where there is some."""
         left_out = {"batch_size", "device", "attention", "trust_remote_code"}
+        left_out |= {"mass", "max_k"} if self.draws else {"draws"}
         if self.mode == "score":
             left_out |= {"temperature", "top_p", "max_new_tokens"}
         kept = {k: v for k, v in asdict(self).items() if k not in left_out}
@@ -99,9 +110,10 @@ class HF:
 
     def _generate(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
         known: list[list[Top]] = [[] for _ in batch]
+        streams = [stream(r) for r in batch]
 
         def watch(rows: list[int], z: Tensor, chosen: Tensor) -> None:
-            seen = top(z, chosen, self.mass, self.max_k, self.temperatures)
+            seen = self._rows(z, chosen, [streams[row] for row in rows])
             for place, row in enumerate(rows):
                 known[row].append(Top(*(column[place] for column in seen)))
 
@@ -125,15 +137,26 @@ class HF:
         hidden = _suffix_hidden(model, [r.prompt_ids + (r.response_ids or []) for r in batch], shared)
         head = head_of(model)
         for row, request in enumerate(batch):
-            response = request.response_ids or []
+            response, chance = request.response_ids or [], stream(request)
             start = len(request.prompt_ids) - 1 - shared  # the last prompt token predicts the first of the response
             parts = []
             for at in range(0, len(response), 128):  # 128 rows of logits at a time: 25 MB at a vocabulary of 49,152
                 chunk = torch.tensor(response[at : at + 128], device=hidden.device)
                 rows = logits(hidden[row, start + at : start + at + len(chunk)], head)
-                parts.append(top(rows, chunk, self.mass, self.max_k, self.temperatures))
+                parts.append(self._rows(rows, chunk, [chance] * len(chunk)))
             known = Top(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
             yield to_trace(request, response, "stop" if response[-1] in end else "length", known)
+
+    def _rows(self, z: Tensor, target: Tensor, streams: Sequence[np.random.Generator]) -> Top:
+        """logits z (N, V), target (N,), and whose draws each row's are."""
+        if not self.draws:
+            return top(z, target, self.mass, self.max_k, self.temperatures)
+        return counted(z, target, np.stack([chance.random(self.draws) for chance in streams]))
+
+
+def stream(request: Request) -> np.random.Generator:
+    """A request's own draws, so that order, batches and restarts never matter; apart from those of its text."""
+    return np.random.default_rng([request.seed, 1])
 
 
 def _common(prompts: list[list[int]]) -> int:
@@ -163,9 +186,9 @@ def _suffix_hidden(model: PreTrainedModel, texts: list[list[int]], shared: int) 
 class Top(NamedTuple):
     """Rows of one width: column 0 the next token, then the most likely others; `kept` marks the ragged part."""
 
-    ids: Tensor  # (N, max_k + 1)
-    logprobs: Tensor  # (N, max_k + 1)
-    kept: Tensor  # (N, max_k + 1) bool
+    ids: Tensor  # (N, K)
+    logprobs: Tensor  # (N, K)
+    kept: Tensor  # (N, K) bool
     log_tail: Tensor  # (N,)
     entropy: Tensor  # (N,)
     log_norm: Tensor  # (N, temperatures)
@@ -179,10 +202,7 @@ def logits(hidden: Tensor, head: Head) -> Tensor:
 
 def top(z: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequence[float]) -> Top:
     """logits z (N, V), target (N,) -> the rows a trace keeps. Entropy and tail are exact, over the whole vocabulary."""
-    z = z.float()
-    log_p = z - z.logsumexp(-1, keepdim=True)  # not log_softmax: biased by 2e-5 on CPU at V = 151,936
-    p = log_p.exp()
-    entropy = -(p * log_p.clamp_min(-1e30)).sum(-1)
+    log_p, p, entropy = look(z)
     log_norm = torch.stack([(log_p / t).logsumexp(-1) for t in temperatures], -1) if temperatures else p[:, :0]
     best, ids = log_p.topk(min(max_k, log_p.shape[-1]), -1)
     before = best.exp().cumsum(-1) - best.exp()
@@ -192,6 +212,28 @@ def top(z: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequen
     known = torch.where(kept, ids, target[:, None])
     log_tail = log_p.scatter(1, known, float("-inf")).logsumexp(-1)
     return Top(ids.cpu(), log_p.gather(1, ids).cpu(), kept.cpu(), log_tail.cpu(), entropy.cpu(), log_norm.cpu())
+
+
+def counted(z: Tensor, target: Tensor, uniform: np.ndarray) -> Top:
+    """logits z (N, V), target (N,), uniform (N, draws) -> counts; the next token is named in any case."""
+    log_p, _, entropy = look(z.cpu() if z.device.type == "mps" else z)  # MPS has no float64
+    target = target.to(log_p.device)
+    ids, counts = drawn(log_p, torch.from_numpy(uniform))
+    hit = ids == target[:, None]
+    ids = torch.cat([target[:, None], ids], 1)
+    counts = torch.cat([(counts * hit).sum(1, keepdim=True), counts.masked_fill(hit, 0)], 1)
+    kept = counts > 0
+    kept[:, 0] = True
+    none = torch.full_like(entropy, float("-inf"))
+    return Top(*(x.cpu() for x in (ids, (counts / uniform.shape[1]).log(), kept, none, entropy, log_p[:, :0])))
+
+
+def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """logits (N, V) -> log p, p and the entropy (N,), nats."""
+    z = z.float()
+    log_p = z - z.logsumexp(-1, keepdim=True)  # not log_softmax: biased by 2e-5 on CPU at V = 151,936
+    p = log_p.exp()
+    return log_p, p, -(p * log_p.clamp_min(-1e30)).sum(-1)
 
 
 def to_trace(request: Request, response: list[int], finish: str, rows: Top) -> Trace:
