@@ -61,12 +61,15 @@ def answers() -> list[dict[str, Any]]:
 
 
 def as_llama(said: dict[str, Any]) -> dict[str, Any]:
-    """The recorded Ollama answer as llama-server would have given it. Nameless alternatives get any free ids."""
-    find = vocabulary_of("smollm2").id_of.get
+    """A recorded answer as llama-server would have given it; alternatives without a sure id get any free one."""
+    vocabulary = vocabulary_of("smollm2")
+    clear = {spelling: i for spelling, i in vocabulary.id_of.items() if spelling not in vocabulary.ambiguous}
     entries = []
     for entry in said["logprobs"]:
-        top = [{**t, "id": find(t["token"].encode(), 40_000 + n)} for n, t in enumerate(entry["top_logprobs"])]
-        entries.append({**entry, "id": find(entry["token"].encode()), "top_logprobs": top})
+        own = vocabulary.id_of[entry["token"].encode()]
+        top = [{**t, "id": clear.get(t["token"].encode(), 40_000 + n)} for n, t in enumerate(entry["top_logprobs"])]
+        top = [{**t, "id": own} if t["logprob"] == entry["logprob"] else t for t in top]
+        entries.append({**entry, "id": own, "top_logprobs": top})
     ids = [entry["id"] for entry in entries]
     return {"tokens": ids, "content": said["response"], "stop_type": "limit", "completion_probabilities": entries}
 

@@ -124,9 +124,9 @@ def _possible(entry: Entry) -> bool:
 
 
 def _row(entry: Entry, vocabulary: Vocabulary) -> Row:
-    """Alternatives without an id, and those that share one, stay in the tail."""
-    find = vocabulary.id_of.get
-    named = [(i, logprob) for spelling, logprob in entry.top if (i := find(spelling)) is not None]
+    """Alternatives that have no id, or may be of several, stay in the tail."""
+    find, ambiguous = vocabulary.id_of.get, vocabulary.ambiguous
+    named = [(i, p) for spelling, p in entry.top if spelling not in ambiguous and (i := find(spelling)) is not None]
     ids = [i for i, _ in named]
     if len(set(ids)) < len(ids):
         named = [(i, logprob) for i, logprob in named if ids.count(i) == 1]

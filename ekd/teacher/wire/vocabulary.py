@@ -50,6 +50,15 @@ class Vocabulary:
             spelling: i for spelling, i in table.items() if spelling and spelling not in shared and LOST not in spelling
         }
 
+    @cached_property
+    def ambiguous(self) -> set[bytes]:
+        """Whole tokens that a longer one looks like when a server drops the half character at its end.
+
+        In SmolLM2 37 tokens are a space and the beginning of a character, so " " in a list may be any of 38.
+        """
+        cuts = (_whole_part(spelling) for spelling in self.bytes_of.values())
+        return {cut for cut in cuts if cut is not None}
+
     def spell(self, text: str) -> list[int]:
         """The tokenizer's own ids of a response: their bytes are the text's, exactly.
 
@@ -125,6 +134,16 @@ def _byte_of() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_of()
+
+
+def _whole_part(spelling: bytes) -> bytes | None:
+    """What stands before the half character at the end; None where there is no such."""
+    try:
+        spelling.decode()
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            return spelling[: error.start]
+    return None
 
 
 def _without_head(ids: list[int], spellings: list[bytes], head: bytes) -> list[int]:
