@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
@@ -19,12 +19,19 @@ from ekd.types import Batch, Rows, Trace
 POOL = 512  # sequences that are sorted by length together: enough for little padding, few enough to stay shuffled
 
 
+class Samples(Protocol):
+    """Which whole traces are trained on."""
+
+    def keep(self, store: Store, keys: Sequence[str]) -> list[str]: ...  # some of the keys, in their order
+
+
 class TraceData(L.LightningDataModule):
     """Collects what is missing (on one rank), then serves it.
 
     train_problems, val_problems: the first so many of the split, null for all. val_split: "val", or "test" where
-    nothing is chosen by the validation figures. max_tokens: budget of a batch, padding included. packing: all sequences
-    of a batch in one row, without padding. temperature: at which the student learns. seed: of the order.
+    nothing is chosen by the validation figures. samples: which traces of the train split are
+    kept; None: all. max_tokens: budget of a batch, padding included. packing: all sequences of a batch in one row,
+    without padding. temperature: at which the student learns. seed: of the order.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class TraceData(L.LightningDataModule):
         train_problems: int | None,
         val_problems: int | None,
         val_split: str,
+        samples: Samples | None,
         max_tokens: int,
         packing: bool,
         temperature: float,
@@ -50,7 +58,7 @@ class TraceData(L.LightningDataModule):
         self.collector = collector
         self.counts = {"train": train_problems, val_split: val_problems}
         self.val_split, self.max_tokens, self.seed, self.workers = val_split, max_tokens, seed, workers
-        self.packing, self.temperature = packing, temperature
+        self.packing, self.temperature, self.samples = packing, temperature, samples
         self.collected: dict[str, Collected] = {}  # filled where prepare_data ran
         self.done = 0  # micro-batches of this rank that were trained on before a resume
 
@@ -59,6 +67,8 @@ class TraceData(L.LightningDataModule):
         for split, problems in self.counts.items():
             if split not in self.collected:
                 self.collected[split] = self.collector.collect(split, problems)
+        if self.samples is not None:
+            self._keys(self.collector.open(), "train")  # scores what samples are chosen by, on this rank alone
 
     def setup(self, stage: str) -> None:
         self.store = self.collector.open()
@@ -85,10 +95,13 @@ class TraceData(L.LightningDataModule):
         return self._loader(traces, batches, temperature=1.0)
 
     def _traces(self, split: str) -> Traces:
+        return Traces(self.store, self._keys(self.store, split))
+
+    def _keys(self, store: Store, split: str) -> list[str]:
         keys = self.collector.present(split, self.counts[split])
         if not keys:
             raise ValueError(f"there is no trace of the {split} split: the teacher failed on every problem")
-        return Traces(self.store, keys)
+        return self.samples.keep(store, keys) if self.samples is not None and split == "train" else keys
 
     def _loader(self, traces: Traces, batches: Batches, temperature: float) -> DataLoader[Trace]:
         column = norm_column(self.store.origin["temperatures"], temperature)

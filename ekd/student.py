@@ -84,6 +84,7 @@ class Student(L.LightningModule):
         self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far, on all ranks ...
         self.register_buffer("offered", torch.zeros((), dtype=torch.long))  # ... of so many response rows
         self.unreviewed: list[tuple[Reviews, Batch]] = []
+        self.drawn = False  # whether validation's rows are counts of draws
         self.speed = {"tokens": 0, "seconds": 0.0}
         self.diagnostics = Diagnostics(model, trust_remote_code)
         self.val_metrics = torch.nn.ModuleDict({name: MeanMetric() for name in ("kl", "agreement", "ce", "entropy")})
@@ -223,6 +224,10 @@ class Student(L.LightningModule):
         counts = [paid.sum(), torch.tensor(len(paid), device=paid.device), (paid & rows.valid).sum(), rows.valid.sum()]
         return torch.stack([weight.sum(), total.to(weight.dtype), *(count.to(weight.dtype) for count in counts)])
 
+    def on_validation_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.drawn = isinstance(data, TraceData) and data.store.layout.draws > 0
+
     def validation_step(self, batch: Batch, _: int) -> None:
         """Every response row, whatever the selector, at temperature 1: comparable across a sweep."""
         assert self.model is not None
@@ -230,7 +235,7 @@ class Student(L.LightningModule):
         seen = stats(self.hidden(batch), head_of(self.model), rows.teacher_ids, budget_mb=self.pricing["budget_mb"])
         teacher_best = rows.teacher_ids.gather(1, rows.teacher_logprobs[:, :-1].argmax(1, keepdim=True))[:, 0]
         values = {
-            "kl": kl(rows.teacher_logprobs, seen.log_q)[rows.valid],
+            "kl": (kl_of_draws(rows, seen.log_q) if self.drawn else kl(rows.teacher_logprobs, seen.log_q))[rows.valid],
             "agreement": (seen.argmax == teacher_best)[rows.valid].float(),
             "entropy": seen.entropy,
             "ce": -seen.log_q[:, 0],
@@ -263,6 +268,11 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """(R, K+1), (R, K+1) -> (R,): sum p (ln p - ln q), nats."""
     log_p = log_p.clamp_min(EMPTY)
     return (log_p.exp() * (log_p - log_q.clamp_min(EMPTY))).sum(1)
+
+
+def kl_of_draws(rows: Rows, log_q: Tensor) -> Tensor:
+    """(R,): -sum (count / draws) ln q - H(p). On average KL(p, q), as KL from the counts, which is larger, is not."""
+    return -(rows.teacher_logprobs.exp() * log_q.clamp_min(EMPTY)).sum(1) - rows.teacher_entropy
 
 
 @torch.no_grad()

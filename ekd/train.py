@@ -26,11 +26,13 @@ def main(config: DictConfig) -> int:
     import torch
     from rich import print as show
 
+    from ekd.pairs import check_pairs
     from ekd.report.run import table
 
     began, run = monotonic(), Path(HydraConfig.get().runtime.output_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, student, exam = build(config.data), build(config.student), build(config.exam)
+    check_pairs(data, student)
     callbacks, loggers = build(config.callback), build(config.logger)
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}

@@ -159,6 +159,13 @@ class Loss(Protocol):
 
 
 @runtime_checkable
+class NeedsDensity(Protocol):
+    """A signal or loss that may need p of every id, as most do not: counts of draws say 0 of an id never drawn."""
+
+    needs_density: bool
+
+
+@runtime_checkable
 class Learns(Protocol):
     """A signal or selector that is told what the rows it was shown cost, before the optimizer steps."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ class EntropyGated:
     Source: Jin et al. 2026, "Entropy-Aware On-Policy Distillation of Language Models" (EOPD), arXiv 2603.07079.
     """
 
+    needs_density: ClassVar[bool] = True
     tau: float
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ class ReverseKL:
 
     Source: Gu et al. 2024, "MiniLLM", arXiv 2306.08543.
     """
+
+    needs_density: ClassVar[bool] = True
 
     def __call__(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """(N, K+1), (N, K+1) -> (N,) nats."""

@@ -23,6 +23,10 @@ class SkewReverseKL:
     def __post_init__(self) -> None:
         check_mix("alpha", self.alpha, lowest_is_allowed=True)
 
+    @property
+    def needs_density(self) -> bool:
+        return self.alpha == 0  # then it is reverse KL
+
     def __call__(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """(N, K+1), (N, K+1) -> (N,) nats."""
         return (log_q.exp() * (log_q - log_mix(log_q, log_p, self.alpha))).sum(-1)

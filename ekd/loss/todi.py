@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class ToDi:
 
     Source: Jung et al. 2025, "ToDi: Token-wise Distillation via Fine-Grained Divergence Control", arXiv 2505.16297.
     """
+
+    needs_density: ClassVar[bool] = True
 
     def __call__(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """(N, K+1), (N, K+1) -> (N,) nats."""

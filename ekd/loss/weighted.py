@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ekd.types import Loss
+from ekd.types import Loss, NeedsDensity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,10 @@ class Weighted:
             )
         if not (all(0 <= w < math.inf for w in self.weights.values()) and sum(self.weights.values()) > 0):
             raise ValueError(f"weights={self.weights}: they need to be 0 or more, and not all 0.")
+
+    @property
+    def needs_density(self) -> bool:
+        return any(isinstance(x, NeedsDensity) and x.needs_density and self.weights[n] for n, x in self.losses.items())
 
     def __call__(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """(N, K+1), (N, K+1) -> (N,) nats."""

@@ -31,6 +31,7 @@ class Bandit(nn.Module):
     """
 
     needs_student = True
+    needs_density = True
     matrix: Tensor
     vector: Tensor
 

@@ -23,6 +23,7 @@ class CERatio:
     """
 
     needs_student: ClassVar[bool] = True
+    needs_density: ClassVar[bool] = True
     entropy: str
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ class ExcessCE:
     """
 
     needs_student: ClassVar[bool] = True
+    needs_density: ClassVar[bool] = True
 
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,) nats."""

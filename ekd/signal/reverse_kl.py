@@ -22,6 +22,7 @@ class ReverseKL:
     """
 
     needs_student: ClassVar[bool] = True
+    needs_density: ClassVar[bool] = True
 
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,) nats."""

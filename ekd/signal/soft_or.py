@@ -31,6 +31,10 @@ class SoftOr:
         if self.scale not in ("bounds", "minmax"):
             raise ValueError(f"scale={self.scale!r} is not known: choose bounds or minmax.")
 
+    @property
+    def needs_density(self) -> bool:
+        return self.scale == "minmax"  # holds a reverse KL
+
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,) from 0 to 1."""
         h = uncertainty(rows)

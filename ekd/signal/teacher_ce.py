@@ -22,6 +22,7 @@ class TeacherCE:
     """
 
     needs_student: ClassVar[bool] = False
+    needs_density: ClassVar[bool] = True
 
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,) nats."""

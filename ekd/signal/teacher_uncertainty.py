@@ -23,6 +23,7 @@ class TeacherUncertainty:
     """
 
     needs_student: ClassVar[bool] = False
+    needs_density: ClassVar[bool] = True
 
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,) from 0 to 1."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ekd.signal.scale import check_scale, scaled
-from ekd.types import Rows, Signal
+from ekd.types import NeedsDensity, Rows, Signal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,10 @@ class Weighted:
     @property
     def needs_student(self) -> bool:
         return any(signal.needs_student for signal in self.signals.values())
+
+    @property
+    def needs_density(self) -> bool:
+        return any(isinstance(signal, NeedsDensity) and signal.needs_density for signal in self.signals.values())
 
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,)"""
