@@ -1,0 +1,115 @@
+"""python -m ekd.export run=RUN format=hf|gguf|ollama: a run's student as a folder or file that others can load."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ekd.door import door
+
+FORMATS = ("hf", "gguf", "ollama")
+OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
+DTYPES = (None, "float32", "bfloat16", "float16")
+WAY_OUT = (
+    "a GGUF is written by llama.cpp's own convert_hf_to_gguf.py, which knows every model family: "
+    "git clone --depth 1 https://github.com/ggml-org/llama.cpp, then converter=llama.cpp/convert_hf_to_gguf.py"
+)
+
+
+def main(config: DictConfig) -> int:
+    run, made = finished(config.run)
+    for key, allowed in (("format", FORMATS), ("outtype", OUTTYPES), ("dtype", DTYPES)):
+        if config[key] not in allowed:
+            raise ValueError(f"{key} is one of {', '.join(str(a or 'null') for a in allowed)}, not {config[key]!r}")
+    converter = None if config.format == "hf" else find(config.converter)
+    out = Path(config.out or run / "export" / config.format).expanduser()
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is there already and not empty; give another folder as out=")
+    name = re.sub(r"[^a-z0-9._-]+", "-", (config.name or run.resolve().name).lower()).strip("-.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as aside:  # complete or absent
+        folder = Path(aside) / "hf"
+        write_hf(run / "student", folder, config.dtype, name, made)
+        made_folder = folder if converter is None else Path(aside) / "gguf"
+        if converter is not None:
+            made_folder.mkdir()
+            convert(converter, folder, made_folder / f"{name}.gguf", config.outtype)
+        if config.format == "ollama":
+            write_modelfile(folder, made_folder, f"{name}.gguf", made)
+        made_folder.rename(out)
+    print(f"written     {out}")
+    if config.format == "ollama":
+        print(f"serve it    ollama create {name} -f {out / 'Modelfile'} && ollama run {name}")
+    return 0
+
+
+def finished(run: str | None) -> tuple[Path, dict[str, Any]]:
+    """The run's folder and its metrics.json."""
+    if run is None:
+        raise ValueError("give run=RUN, the folder of a finished training run")
+    folder = Path(run).expanduser()
+    if not (folder / "metrics.json").is_file() or not (folder / "student").is_dir():
+        raise ValueError(f"run={run} is not a finished training run (no student/ and metrics.json in it)")
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def find(converter: str | None) -> Path:
+    found = converter or shutil.which("convert_hf_to_gguf.py")
+    if found is None:
+        raise ValueError(WAY_OUT)
+    path = Path(found).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; {WAY_OUT}")
+    return path.resolve()
+
+
+def write_hf(student: Path, folder: Path, dtype: str | None, name: str, made: dict[str, Any]) -> None:
+    from ekd.report.card import card
+
+    shutil.copytree(student, folder, ignore=shutil.ignore_patterns("adapter"))  # already merged in
+    if dtype is not None:
+        cast(folder, dtype)
+    (folder / "README.md").write_text(card(name, made), encoding="utf-8")
+
+
+def cast(folder: Path, dtype: str) -> None:
+    """The weights in another precision; everything else in the folder stays."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    model.save_pretrained(folder)
+
+
+def convert(converter: Path, folder: Path, file: Path, outtype: str) -> None:
+    """By the converter, in a process of its own: it brings its own libraries."""
+    command = [sys.executable, str(converter), str(folder), "--outfile", str(file), "--outtype", outtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not file.is_file():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"{converter} failed: {last} (it may want packages of its own: see llama.cpp's requirements/)")
+
+
+def write_modelfile(student: Path, folder: Path, gguf: str, made: dict[str, Any]) -> None:
+    from transformers import AutoTokenizer
+
+    from ekd.modelfile import modelfile
+
+    text = modelfile(gguf, AutoTokenizer.from_pretrained(student), made["config"]["prompt"]["system"])
+    (folder / "Modelfile").write_text(text, encoding="utf-8")
+    shutil.copy(student / "README.md", folder)
+
+
+if __name__ == "__main__":
+    door("export", main)
