@@ -29,7 +29,12 @@ SAVE_SECONDS = 20.0  # a kill loses at most so much scoring
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSamples:
-    """`percent` of the traces by chance, whatever their order: the control for `TopSamples` at the same share."""
+    """`percent` of the traces by chance, whatever their order: the control for `TopSamples` at the same share.
+
+        keep the ceil(percent n / 100) first by lot
+
+    Source: the control of Tavor et al. 2026 (SE-KD), arXiv 2602.01395.
+    """
 
     percent: float
     seed: int
@@ -46,6 +51,8 @@ class RandomSamples:
 @dataclass(frozen=True, kw_only=True)
 class TopSamples:
     """The `percent` of the traces with the highest mean score over their rows; ties go to the earliest.
+
+        keep the ceil(percent n / 100) highest by S = sum_t s_t / rows
 
     by: the signal, seen through the student as it is before training (model, layers, dtype, attention, quantize,
     trust_remote_code: see `ekd.model.load_model`). Each trace is scored by itself, so batches (max_tokens, head_mb) do

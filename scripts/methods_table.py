@@ -21,6 +21,7 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 PAGE = ROOT / "docs" / "methods.md"
+METHOD = ("signal", "selector", "loss", "data", "teacher")  # what a method's preset may set
 HEAD = """\
 # Every method, in one table
 
@@ -52,6 +53,21 @@ LOSSES = """\
 ## Losses: what a chosen row costs
 
 Prices of one row on k+1 categories, in nats, at `student.temperature`; `student.alpha_ce` mixes cross entropy into any.
+"""
+AXES = """\
+## The other two axes: samples and classes
+
+Which whole traces are trained on, `data/samples=`, is decided before training and never inside a batch; a signal is the
+mean over a trace's rows, and its scores are kept beside the traces. `signal@data.samples.by=kl` takes another signal.
+"""
+CLASSES = """\
+What the cache keeps of each row: the most likely ids up to a mass (`teacher.mass`, `teacher.max_k`), with the tail as
+one category; or, with `teacher.draws=64`, the ids that 64 draws from the teacher gave and how often (RS-KD, [arXiv
+2503.16870](https://arxiv.org/abs/2503.16870)): `p(j) ~ count_j / draws`, no tail. Draws are unbiased for
+`loss=forward_kl`; other losses see a noisy teacher. Losses with a `KL(q, p)` (`reverse_kl`, `entropy_gated`,
+`adaptive_kl`, `todi`) and signals that need p of every token (`teacher_ce`, `teacher_uncertainty`, `excess_ce`,
+`ce_ratio`, `reverse_kl`, `bandit`, `soft_or` with `scale=minmax`) are refused with draws, as are temperatures other
+than 1. The entropy of the teacher stays exact, and `val/kl` has the right mean, so it compares with undrawn runs.
 """
 PRESETS = """\
 ## Presets: published methods by name
@@ -151,17 +167,17 @@ def preset(path: Path) -> list[str]:
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     chosen = {k.removeprefix("override /"): v for d in config["defaults"] for k, v in d.items()}
-    values = [f"{g}.{k}={v}" for g in ("signal", "selector", "loss") if g in config for k, v in flat(config[g])]
+    values = [f"{g}.{k}={v}" for g in METHOD if g in config for k, v in flat(config[g])]
     same_as = " ".join([*(f"{k}={v}" for k, v in chosen.items()), *values])
     return [f"`{path.stem}`", what, f"`{same_as}`", f"[paper]({link})" if link else ""]
 
 
 def presets() -> Iterator[Path]:
-    """The experiments that name a method: they choose a signal, a selector or a loss, and nothing else."""
+    """The experiments that name a method: what is measured, chosen, paid and kept, and nothing else."""
     for path in sorted((CONF / "experiment").glob("*.yaml")):
         config = OmegaConf.load(path)
         assert isinstance(config, DictConfig)
-        if set(config) <= {"defaults", "signal", "selector", "loss"} and "defaults" in config:
+        if set(config) <= {"defaults", *METHOD} and "defaults" in config:
             yield path
 
 
@@ -169,6 +185,7 @@ def page() -> str:
     signals = [[named(e), e.what, e.formula, *needs(e.kind), e.source] for e in entries("signal")]
     selectors = [[named(e), e.what, e.formula, memory(e.kind), e.source] for e in entries("selector")]
     losses = [[named(e), e.what, e.formula, e.source] for e in entries("loss")]
+    samples = [[named(e), e.what, e.formula, e.source] for e in entries("data/samples")]
     return "\n".join(
         [
             HEAD,
@@ -178,6 +195,9 @@ def page() -> str:
             table(["`selector=`", "what it is", "rule", "memory", "source"], selectors),
             LOSSES,
             table(["`loss=`", "what it is", "formula", "source"], losses),
+            AXES,
+            table(["`data/samples=`", "what it is", "rule", "source"], samples),
+            CLASSES,
             PRESETS,
             table(["`experiment=`", "what it is", "the same as", "link"], [preset(path) for path in presets()]),
         ]

@@ -1,14 +1,18 @@
 """The page of all methods is true, and every method by name can be built."""
 
 import ast
+import math
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from ekd.pairs import check_pairs
 
 ROOT = Path(__file__).parents[1]
 GROUPS = ("signal", "selector", "loss")
@@ -16,13 +20,18 @@ YAMLS = sorted(path for group in GROUPS for path in (ROOT / "conf" / group).glob
 PRESETS = sorted(
     path
     for path in (ROOT / "conf" / "experiment").glob("*.yaml")
-    if set(OmegaConf.load(path)) <= {"defaults", *GROUPS}  # what differs is a signal, a selector or a loss
+    # what differs is a signal, a selector, a loss, the samples or the teacher's rows; tiny and demo choose no group
+    if set(OmegaConf.load(path)) <= {"defaults", *GROUPS, "data", "teacher"} and "defaults" in OmegaConf.load(path)
 )
 
 
-def parts(*overrides: str) -> list[str]:
+def configured(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", list(overrides))
+        return compose("train", list(overrides))
+
+
+def parts(*overrides: str) -> list[str]:
+    config = configured(*overrides)
     return [repr(instantiate(config[group], _convert_="all")) for group in GROUPS]
 
 
@@ -47,6 +56,18 @@ def test_the_originals_presets_are_what_it_said() -> None:
     assert parts("experiment=vanilla") == parts()
 
 
+def test_three_axes_are_chosen_by_the_students_entropy() -> None:
+    config = configured("experiment=sekd3x")
+    data = instantiate(config.data, _convert_="all")
+    assert repr(data.samples.by) == "StudentEntropy()" and data.samples.percent == 20
+    assert data.collector.teacher.draws == 64 and parts("experiment=sekd3x") == parts("experiment=sekd")
+    assert repr(instantiate(configured("experiment=kl_samples").data, _convert_="all").samples.by) == "KL()"
+    by = configured("data/samples=top", "signal@data.samples.by=ce_ratio", "data.samples.by.entropy=plus").data.samples
+    assert instantiate(by, _convert_="all").by.entropy == "plus"
+    assert instantiate(configured("data/samples=random").data, _convert_="all").samples.seed == 0
+    assert instantiate(configured().data, _convert_="all").samples is None
+
+
 def test_a_preset_can_be_changed_on_the_command_line() -> None:
     changed = parts("experiment=sekd", "selector.k_percent=5")
     assert changed == parts("signal=student_entropy", "selector=topk", "selector.k_percent=5")
@@ -64,3 +85,21 @@ def test_one_class_one_file_one_yaml(path: Path) -> None:
     assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == [class_name]
     arguments = [line for line in lines[1:] if not line.startswith((" ", "#", "_target_", "defaults"))]
     assert all(" # " in line for line in arguments), "every argument has its meaning in a trailing comment"
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_takes_a_few_steps_and_what_it_pays_stays_a_price(path: Path) -> None:
+    """The real parts, put together as the train door does; scripts/run_presets.py runs 150 steps of each."""
+    config = configured(
+        f"experiment=[tiny,{path.stem}]", "trainer.max_steps=3", "data.train_problems=12", "data.val_problems=2"
+    )
+    data, student = (instantiate(config[group], _convert_="all") for group in ("data", "student"))
+    check_pairs(data, student)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=3, num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        gradient_clip_val=config.trainer.get("gradient_clip_val"),
+    )  # fmt: skip
+    trainer.fit(student, data)
+    assert trainer.global_step == 3 and 0 <= float(trainer.logged_metrics["train/loss"]) < 1e3
+    assert math.isfinite(float(trainer.validate(student, data, verbose=False)[0]["val/kl"]))
