@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import collector, hf, traces
@@ -26,6 +27,7 @@ from ekd.signal.ce_ratio import CERatio
 from ekd.signal.soft_or import SoftOr
 from ekd.signal.teacher_ce import TeacherCE
 from ekd.student import kl, kl_of_draws
+from ekd.teacher.wire.rows import Row, to_trace
 
 CONF = Path(__file__).parents[1] / "conf"
 NAMES = {group: sorted(f.stem for f in (CONF / group).glob("*.yaml")) for group in ("signal", "loss")}
@@ -160,3 +162,13 @@ def test_validation_of_drawn_traces_means_the_kl_of_the_full_ones():
 def by_order(requests):
     found = {t.key: t for t in hf().trace(requests)}
     return [found[r.key] for r in requests]
+
+
+def test_a_sure_teacher_over_the_wire_has_a_finite_price_in_every_loss(losses):
+    """Its float32 logprobs sum to 1 or more, yet what the list does not name is not impossible."""
+    request = collector().requests("train", 1)[0]
+    made_of = [Row(0.0, [97, 98], [0.0, -19.0]), None, Row(-1e-9, [97, 98], [-1e-9, -17.0])]
+    trace = to_trace(request, [97, 97, 97], made_of, "length", 272)
+    assert np.isneginf(trace.log_tail).tolist() == [False, True, False]
+    for loss in losses.values():
+        step(student(loss=loss), Collate(272)([trace]), 2)

@@ -10,6 +10,9 @@ import numpy as np
 from ekd.types import Request, Trace
 
 
+LEAST_TAIL = 1e-7
+
+
 class Row(NamedTuple):
     """One token as a server described it; logprobs at temperature 1, before any sampling filter."""
 
@@ -35,7 +38,9 @@ def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], f
     mass = np.add.reduceat(p, starts)
     if not np.all(mass < 1.01):  # NaN fails too
         raise ValueError(f"the server's logprobs of a token sum to a mass of {mass.max():.3f}: not a distribution")
-    tail = np.maximum(1.0 - mass, 0.0)
+    # a server's logprobs are float32, so a tail below that is not nothing but unknown; nothing would make a reverse KL
+    # infinite wherever the teacher is sure
+    tail = np.maximum(1.0 - mass, np.where(valid & (named < vocab), LEAST_TAIL, 0.0))
     log_tail = np.log(tail, out=np.full_like(tail, -np.inf), where=tail > 0)
     return Trace(
         key=request.key,
