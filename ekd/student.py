@@ -271,7 +271,7 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def kl_of_draws(rows: Rows, log_q: Tensor) -> Tensor:
-    """(R,): -sum (count / draws) ln q - H(p). On average KL(p, q), as KL from the counts, which is larger, is not."""
+    """(R,): -sum (count / draws) ln q - H(p). On average KL(p, q) over the whole vocabulary; from the counts it is more."""
     return -(rows.teacher_logprobs.exp() * log_q.clamp_min(EMPTY)).sum(1) - rows.teacher_entropy
 
 

@@ -67,7 +67,8 @@ one category; or, with `teacher.draws=64`, the ids that 64 draws from the teache
 `loss=forward_kl`; other losses see a noisy teacher. Losses with a `KL(q, p)` (`reverse_kl`, `entropy_gated`,
 `adaptive_kl`, `todi`) and signals that need p of every token (`teacher_ce`, `teacher_uncertainty`, `excess_ce`,
 `ce_ratio`, `reverse_kl`, `bandit`, `soft_or` with `scale=minmax`) are refused with draws, as are temperatures other
-than 1. The entropy of the teacher stays exact, and `val/kl` has the right mean, so it compares with undrawn runs.
+than 1. The entropy of the teacher stays exact, and `val/kl` becomes an unbiased estimate of the KL over the whole
+vocabulary, which lies above that on k+1 categories by what is inside the tail: compare drawn runs with drawn ones.
 """
 PRESETS = """\
 ## Presets: published methods by name

@@ -9,7 +9,6 @@ import numpy as np
 
 from ekd.types import Request, Trace
 
-
 LEAST_TAIL = 1e-7
 
 
