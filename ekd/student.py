@@ -271,7 +271,7 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def kl_of_draws(rows: Rows, log_q: Tensor) -> Tensor:
-    """(R,): -sum (count / draws) ln q - H(p). On average KL(p, q) over the whole vocabulary; from the counts it is more."""
+    """(R,): -sum (count / draws) ln q - H(p): on average KL(p, q) over all V; from the counts it is more."""
     return -(rows.teacher_logprobs.exp() * log_q.clamp_min(EMPTY)).sum(1) - rows.teacher_entropy
 
 
