@@ -9,7 +9,7 @@ import numpy as np
 
 from ekd.types import Request, Trace
 
-LEAST_TAIL = 1e-7
+LEAST_TAIL = 1e-7  # a mass that float32 logprobs cannot tell from none
 
 
 class Row(NamedTuple):
