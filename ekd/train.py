@@ -98,14 +98,15 @@ def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run
         return {}
     tokenizer, teacher, kept = data.collector.spoken, data.collector.teacher, home() / "exams"
     device = pick_device("auto")
+    pupil: Any = student  # the type that transformers gives to a model's `to` is not callable
     sittings: dict[str, Any] = {}
     if config.judge.teacher:
         path = kept / f"{exam.identity(teacher.origin(), tokenizer)}.jsonl"
         sittings["teacher"] = (exam.by_teacher(teacher), path)
     if config.judge.before:
         path = kept / f"{exam.identity(student.origin(), tokenizer)}.jsonl"
-        sittings["student before"] = (exam.by_model(lambda: student.load().to(device), tokenizer), path)
-    trained = exam.by_model(lambda: student.model.to(device), tokenizer)
+        sittings["student before"] = (exam.by_model(lambda: pupil.load().to(device), tokenizer), path)
+    trained = exam.by_model(lambda: pupil.model.to(device), tokenizer)
     sittings["student after"] = (trained, run / "answers.jsonl")
     return {who: exam.summary(exam.sit(tokenizer, solve, path, who).answers) for who, (solve, path) in sittings.items()}
 
