@@ -53,6 +53,9 @@ def door(name: str, work: Callable[[DictConfig], int | None]) -> NoReturn:
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on where it was", file=sys.stderr)
             sys.exit(130)
+        finally:
+            if "wandb" in sys.modules:  # or the next job of a sweep would log into this one's run
+                sys.modules["wandb"].finish()
 
     task.__module__ = "__main__"
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
@@ -110,6 +113,9 @@ def _forget_ranks() -> None:
 def _quiet() -> None:
     """Warnings only: progress and results are printed, and Lightning's tips are not news to anyone."""
     import lightning.pytorch  # noqa: F401 (it sets its own log level when imported)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         for child in [name, *(other for other in logging.root.manager.loggerDict if other.startswith(f"{name}."))]:
