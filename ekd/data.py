@@ -116,7 +116,7 @@ class TraceData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
-        return {"done": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+        return {"done": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.done = state_dict["done"]

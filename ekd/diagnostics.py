@@ -1,4 +1,4 @@
-"""What a selector really chooses, on held-out rows: validation has the student's view of every row, so no pass is added."""
+"""What a selector really chooses, on held-out rows: validation has the student's view of every row, so no pass more."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def name_job() -> None:
     if job.mode != RunMode.MULTIRUN:
         return
     sys.argv[1:] = list(job.overrides.task)
-    with read_write(job.run):
+    with read_write(job.run):  # type: ignore[arg-type] # a DictConfig, whatever its annotation says
         job.run.dir = job.runtime.output_dir
 
 

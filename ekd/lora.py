@@ -42,7 +42,7 @@ class Lora:
             model.add_adapter(
                 LoraConfig(
                     r=self.r,
-                    lora_alpha=self.alpha,
+                    lora_alpha=self.alpha,  # type: ignore[arg-type] # a float works, and half a rank is a fair scale
                     lora_dropout=self.dropout,
                     target_modules=targets,
                     task_type="CAUSAL_LM",

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -93,6 +94,21 @@ def load_model(
     return model if quantize else model.to(device)  # type: ignore[arg-type] # transformers wraps `to`
 
 
+def skeleton(name: str, *, layers: Sequence[int] | str, dtype: str, attention: str, trust_remote_code: bool) -> Any:
+    """The same architecture by its config alone, weights made up; made under FakeTensorMode it takes no memory."""
+    if _is_tiny(name):
+        config: Any = _tiny_config()
+    else:
+        with _clear_errors(name):
+            config = AutoConfig.from_pretrained(_source(name), trust_remote_code=trust_remote_code)
+    keep = _layers(name, layers, config.num_hidden_layers)
+    if keep is not None:
+        config.num_hidden_layers = len(keep)
+    return AutoModelForCausalLM.from_config(
+        config, dtype=_dtype(dtype), attn_implementation=attention, trust_remote_code=trust_remote_code
+    )
+
+
 def identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]:
     """What decides the numbers that a model gives, cheaply: rows of its head, and the hub's commit or a digest.
 
@@ -136,7 +152,12 @@ def pick_device(device: str) -> str:
 
 
 def _dtype(dtype: str) -> torch.dtype | str:
-    names: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+    names: dict[str, torch.dtype | str] = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "auto": "auto",
+    }
     if dtype not in names:
         raise ValueError(f"dtype is one of {', '.join(names)}, not {dtype!r}")
     return names[dtype]

@@ -18,7 +18,7 @@ from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
 from ekd.head import EMPTY, TAILS, Head, distill, head_of, stats
 from ekd.lora import Lora
-from ekd.model import identity, load_model
+from ekd.model import identity, load_model, skeleton
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
 
 HARD_ROWS = ("end", "all", "none")
@@ -32,6 +32,9 @@ class Student(L.LightningModule):
     alpha_ce, tail, head_mb: see `ekd.head.distill`. hard_rows: which rows without a teacher distribution are priced by
     cross entropy: end (the end token, so that the student learns to stop), all or none.
     """
+
+    supervised: Tensor
+    offered: Tensor
 
     def __init__(
         self,
@@ -77,7 +80,12 @@ class Student(L.LightningModule):
         self.quantize, self.lora = quantize, lora
         self.strict_loading = lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
-        self.pricing = {"temperature": temperature, "alpha_ce": alpha_ce, "tail": tail, "budget_mb": head_mb}
+        self.pricing: dict[str, Any] = {
+            "temperature": temperature,
+            "alpha_ce": alpha_ce,
+            "tail": tail,
+            "budget_mb": head_mb,
+        }
         self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
         self.model: PreTrainedModel | None = None
         self.tally = torch.zeros(6)  # of this rank since the last step; see `_count`. No buffer: DDP would overwrite it
@@ -92,6 +100,18 @@ class Student(L.LightningModule):
     def load(self) -> PreTrainedModel:
         """The untrained student."""
         return load_model(self.name, **self.spec)  # type: ignore[arg-type]
+
+    def skeleton(self) -> PreTrainedModel:
+        """The student without weights, for a memory plan."""
+        if self.quantize:
+            raise ValueError("plan=true does not know the size of quantised weights: set student.quantize=null")
+        model = skeleton(self.name, **self.spec)  # type: ignore[arg-type]
+        if self.lora is not None:
+            self.lora.attach(model)
+        model.train()
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
 
     def origin(self) -> dict[str, Any]:
         return {"type": "student", **identity(self.name), "layers": self.spec["layers"], "dtype": self.spec["dtype"]}
@@ -242,8 +262,9 @@ class Student(L.LightningModule):
         }
         for name, value in values.items():
             metric = self.val_metrics[name]
+            assert isinstance(metric, MeanMetric)
             metric.update(value)
-            self.log(f"val/{name}", metric, on_epoch=True, prog_bar=name == "kl", batch_size=1)  # type: ignore[arg-type]
+            self.log(f"val/{name}", metric, on_epoch=True, prog_bar=name == "kl", batch_size=1)
         known = valid(rows)._replace(student=Stats(*(value[rows.valid] for value in seen)))
         if len(known.valid):
             self.diagnostics.update(known, values["kl"], self.signal, self.selector)
@@ -301,7 +322,10 @@ def valid(rows: Rows) -> Rows:
     """The rows that have a teacher distribution."""
     if bool(rows.valid.all()):
         return rows
-    return Rows(*(value[rows.valid] if isinstance(value, Tensor) else value for value in rows))
+    known: dict[str, Any] = {
+        name: value[rows.valid] for name, value in rows._asdict().items() if isinstance(value, Tensor)
+    }
+    return rows._replace(**known)
 
 
 def at_temperature(rows: Rows, temperature: float) -> Tensor:

@@ -15,6 +15,7 @@ from ekd.door import build, door, name_job, provenance
 
 if TYPE_CHECKING:
     import lightning as L
+    from rich.table import Table
 
     from ekd.data import TraceData
     from ekd.exam import Exam
@@ -33,6 +34,9 @@ def main(config: DictConfig) -> int:
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, student, exam = build(config.data), build(config.student), build(config.exam)
     check_pairs(data, student)
+    if config.plan:
+        show(planned(config, data, student))
+        return 0
     callbacks, loggers = build(config.callback), build(config.logger)
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
@@ -80,6 +84,16 @@ def main(config: DictConfig) -> int:
     print(f"student     {folder}\ncheckpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}")
     return 0
+
+
+def planned(config: DictConfig, data: TraceData, student: Student) -> Table:
+    from ekd.plan import largest, plan, table
+
+    precision, packing = str(config.trainer.precision), data.packing
+    most = largest(student, config.plan_gb, precision, packing=packing)
+    now = plan(student, data.max_tokens, precision, packing=packing)
+    student.gradient_checkpointing = True
+    return table(now, most, config.plan_gb, largest(student, config.plan_gb, precision, packing=packing))
 
 
 def starts_ranks(trainer: L.Trainer) -> bool:

@@ -12,8 +12,8 @@ from ekd.data import Batches, Collate, TraceData, norm_column, pack, wide
 
 def data(**changes) -> TraceData:
     values = {
-        "collector": collector(), "train_problems": 12, "val_problems": 3, "val_split": "val", "samples": None, "max_tokens": 600,
-        "packing": False, "temperature": 1.0, "seed": 0, "workers": 0,
+        "collector": collector(), "train_problems": 12, "val_problems": 3, "val_split": "val", "samples": None,
+        "max_tokens": 600, "packing": False, "temperature": 1.0, "seed": 0, "workers": 0,
     }  # fmt: skip
     return TraceData(**(values | changes))
 
