@@ -89,9 +89,7 @@ class _FakeHead(torch.autograd.Function):
 def plan(student: Student, tokens: int, precision: str, *, length: int = LENGTH, packing: bool = False) -> Plan:
     """One optimizer step on `tokens` tokens, in sequences of `length` at most, each of them a row that pays."""
     with FakeTensorMode(), Memory() as memory:
-        model = student.skeleton()
-        if precision.endswith("-true"):
-            model.to({"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(precision, torch.float32))  # type: ignore[arg-type] # transformers wraps `to`
+        model = student.skeleton({"bf16-true": "bfloat16", "16-true": "float16"}.get(precision))
         for parameter in model.parameters():
             memory.note(parameter.data)
         parameters = memory.now

@@ -101,11 +101,11 @@ class Student(L.LightningModule):
         """The untrained student."""
         return load_model(self.name, **self.spec)  # type: ignore[arg-type]
 
-    def skeleton(self) -> PreTrainedModel:
-        """The student without weights, for a memory plan."""
+    def skeleton(self, dtype: str | None = None) -> PreTrainedModel:
+        """The student without weights, for a memory plan; dtype: another than its own."""
         if self.quantize:
             raise ValueError("plan=true does not know the size of quantised weights: set student.quantize=null")
-        model = skeleton(self.name, **self.spec)  # type: ignore[arg-type]
+        model = skeleton(self.name, **(self.spec | ({"dtype": dtype} if dtype else {})))  # type: ignore[arg-type]
         if self.lora is not None:
             self.lora.attach(model)
         model.train()
