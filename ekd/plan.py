@@ -130,20 +130,19 @@ def _step(
 def largest(student: Student, device_gb: float, precision: str, **shape: Any) -> Plan | None:
     """The plan with the most tokens that a device holds; None where even one sequence does not fit."""
     limit = device_gb * 1e9 * (1 - LEFT)
-    low, high = plan(student, LENGTH, precision, **shape), plan(student, 4 * LENGTH, precision, **shape)
-    if low.peak > limit:
+    best = plan(student, LENGTH, precision, **shape)
+    if best.peak > limit:
         return None
-    best = low
-    for _ in range(4):  # the peak is nearly a line in the tokens: secants
-        slope = max((high.peak - low.peak) / (high.tokens - low.tokens), 1.0)
-        tokens = int(low.tokens + (limit - low.peak) / slope) // LENGTH * LENGTH
-        if tokens <= best.tokens or tokens == high.tokens:
-            break
-        low, high = (high, plan(student, tokens, precision, **shape)) if high.peak <= limit else (low, high)
-        if high.peak > limit:
-            high = plan(student, tokens, precision, **shape)
-        if high.peak <= limit:
-            best = max(best, high, key=lambda p: p.tokens)
+    fits, fails = 1, 2  # in units of LENGTH
+    while (found := plan(student, fails * LENGTH, precision, **shape)).peak <= limit:
+        best, fits, fails = found, fails, 2 * fails
+    while fails - fits > max(1, fits // 16):
+        middle = (fits + fails) // 2
+        found = plan(student, middle * LENGTH, precision, **shape)
+        if found.peak <= limit:
+            best, fits = found, middle
+        else:
+            fails = middle
     return best
 
 

@@ -105,9 +105,11 @@ class Student(L.LightningModule):
         """The student without weights, for a memory plan; dtype: another than its own."""
         if self.quantize:
             raise ValueError("plan=true does not know the size of quantised weights: set student.quantize=null")
-        model = skeleton(self.name, **(self.spec | ({"dtype": dtype} if dtype else {})))  # type: ignore[arg-type]
         if self.lora is not None:
-            self.lora.attach(model)
+            raise ValueError(
+                "plan=true cannot plan adapters yet: plan the student without student=lora, which needs less"
+            )
+        model = skeleton(self.name, **(self.spec | ({"dtype": dtype} if dtype else {})))  # type: ignore[arg-type]
         model.train()
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -197,6 +199,7 @@ class Student(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Rewards are given before any callback sees the step, so that a checkpoint holds them."""
         super().optimizer_step(*args, **kwargs)
+        self.zero_grad(set_to_none=True)  # Lightning would keep the gradients through the next forward pass
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for part, batch in self.unreviewed:
                 part.review(self._seen(self.hidden(batch), head_of(self.model), batch.rows))  # type: ignore[arg-type]
