@@ -163,7 +163,9 @@ def _explain(name: str, overrides: list[str], error: Exception) -> str:
         return str(error)
     *parents, wrong = found[1].split(".")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        node: Any = hydra.compose(name, [word for word in overrides if word.partition("=")[0] != found[1]])
+        # Only choices of a group are kept: another key of these may be misspelt too.
+        groups = [word for word in overrides if (CONF / word.partition("=")[0].split("@")[0].lstrip("+~")).is_dir()]
+        node: Any = hydra.compose(name, groups)
     for parent in parents:
         node = node[parent] if isinstance(node, DictConfig) and parent in node else None
     known = sorted(str(k) for k in node if k != "_target_") if isinstance(node, DictConfig) else []

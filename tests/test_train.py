@@ -140,6 +140,7 @@ def test_trace_collects_without_training(place):
     [
         (["selector=buket"], "bucket"),
         (["selector=bucket", "selector.lowr=1"], "did you mean selector.lower?"),
+        (["data.trainx=1", "data.valx=2"], "data has no 'trainx'"),
         (["selector=bucket", "selector.lower=90"], "lower < upper"),
         (["student.temperature=2"], "teacher.temperatures=[2"),
         (["student.layers=[9]"], "0 to 1"),
