@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
-from ekd.head import EMPTY, TAILS, Head, distill, head_of, stats
+from ekd.head import EMPTY, TAILS, Head, check_head, distill, head_of, stats
 from ekd.lora import Lora
 from ekd.model import identity, load_model, skeleton
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
@@ -122,6 +122,7 @@ class Student(L.LightningModule):
         if self.model is not None:
             return
         self.model = load_model(self.name, quantize=self.quantize, **self.spec)  # type: ignore[arg-type]
+        check_head(self.model)
         if self.lora is not None:
             self.lora.attach(self.model)
         self.model.train()
