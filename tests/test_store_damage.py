@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -218,7 +219,7 @@ try:
 except ValueError as error:
     print(error)
 """
-    done = subprocess.run(["python", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "10 traces could not be saved" in done.stdout
     assert "the 12 saved before are whole" in done.stdout
     assert not list((folder / "shards").glob("*.tmp"))
