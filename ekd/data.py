@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ekd.collect import Collected, Collector
@@ -16,6 +18,7 @@ from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
 from ekd.types import Batch, Rows, Trace
 
+HISTOGRAM = 1000  # traces; more would not show another picture
 POOL = 512  # sequences that are sorted by length together: enough for little padding, few enough to stay shuffled
 
 
@@ -64,9 +67,10 @@ class TraceData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
-        for split, problems in self.counts.items():
-            if split not in self.collected:
-                self.collected[split] = self.collector.collect(split, problems)
+        with waiting(FileLock(self.collector.open().path / ".collecting.lock")):  # cells of a sweep trace once
+            for split, problems in self.counts.items():
+                if split not in self.collected:
+                    self.collected[split] = self.collector.collect(split, problems)
         if self.samples is not None:
             self._keys(self.collector.open(), "train")  # scores what samples are chosen by, on this rank alone
 
@@ -94,6 +98,13 @@ class TraceData(L.LightningDataModule):
         batches = Batches(traces.lengths, max_tokens=self.max_tokens, packing=self.packing)
         return self._loader(traces, batches, temperature=1.0)
 
+    def entropy_histogram(self) -> dict[str, list[float]]:
+        """Of the teacher's entropy (nats) over the rows that are trained on, of the first HISTOGRAM traces."""
+        traces = self._traces("train")
+        rows = [traces[i] for i in range(min(len(traces), HISTOGRAM))]
+        counts, edges = np.histogram(np.concatenate([t.entropy[t.valid] for t in rows]).astype(np.float64), bins=50)
+        return {"edges": edges.tolist(), "counts": counts.tolist()}
+
     def _traces(self, split: str) -> Traces:
         return Traces(self.store, self._keys(self.store, split))
 
@@ -120,6 +131,19 @@ class TraceData(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.done = state_dict["done"]
+
+
+@contextmanager
+def waiting(lock: FileLock) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process collects these traces ({lock.lock_file}); waiting for it ...", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def norm_column(known: Sequence[float], temperature: float) -> int | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import netrc
 import os
 import re
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -30,29 +32,38 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 build: Callable[..., Any] = partial(hydra.utils.instantiate, _convert_="all")
 
 
-def door(name: str, work: Callable[[DictConfig], int | None]) -> NoReturn:
-    """Run `work` on conf/<name>.yaml and the command line. Exit code 0, 2 after one sentence, 130 after Ctrl-C."""
+def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[Path], float] | None = None) -> NoReturn:
+    """Run `work` on conf/<name>.yaml and the command line. Exit code 0, 2 after one sentence, 130 after Ctrl-C.
+
+    value: of a finished run's folder, what a searching sweeper (Optuna) makes small.
+    """
     OmegaConf.register_new_resolver("ekd.offline", offline, replace=True)
     _check_keys(name)
 
     code = 0
 
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig) -> float | None:
         nonlocal code
         _quiet()
+        run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+        (run / "failed.txt").unlink(missing_ok=True)
         try:
             code = max(code, work(config) or 0)
             _forget_ranks()
-        except (ValueError, InstantiationException) as error:
-            sentence = _sentence(error)
-            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
-            _stop(sentence)
+            if code == 130 and sweeps:
+                raise KeyboardInterrupt
+            return value(run) if value and sweeps else None
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on where it was", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            sentence = _sentence(error)
+            if sweeps:
+                _failed(run, sentence)
+                return None
+            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            _stop(sentence)
         finally:
             if "wandb" in sys.modules:  # or the next job of a sweep would log into this one's run
                 sys.modules["wandb"].finish()
@@ -80,10 +91,14 @@ def provenance() -> dict[str, Any]:
         done = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
+    code = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        code.update(file.read_bytes())
     changed = git("status", "--porcelain", "--untracked-files=no", "--", str(PACKAGE), str(CONF))
     return {
         "command": sys.argv,
         "ekd": version("ekd"),
+        "code": code.hexdigest()[:16],  # of ekd's own sources, committed or not
         "commit": git("rev-parse", "HEAD"),
         "changed": None if changed is None else bool(changed),
         "versions": {name: version(name) for name in ("torch", "lightning", "transformers", "hydra-core")},
@@ -98,6 +113,12 @@ def name_job() -> None:
     sys.argv[1:] = list(job.overrides.task)
     with read_write(job.run):  # type: ignore[arg-type] # a DictConfig, whatever its annotation says
         job.run.dir = job.runtime.output_dir
+
+
+def _failed(run: Path, sentence: str | None) -> None:
+    """A cell of a sweep that did not work out, on paper; `ekd.multirun` names it at the end."""
+    (run / "failed.txt").write_text(sentence or traceback.format_exc())
+    print(f"failed      {run}: {sentence or traceback.format_exc()}", file=sys.stderr)
 
 
 def _forget_ranks() -> None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from ekd.data import Collate, Traces, pack
 from ekd.head import head_of, stats
 from ekd.model import identity, load_model, pick_device
+from ekd.rows import valid
 from ekd.store import manifest
 from ekd.store.store import Store
-from ekd.student import valid
 from ekd.types import Rows, Signal, Stats
 
 SAVE_SECONDS = 20.0  # a kill loses at most so much scoring

@@ -12,13 +12,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
-from ekd.head import EMPTY, TAILS, Head, check_head, distill, head_of, stats
+from ekd.head import TAILS, Head, check_head, distill, head_of, stats
 from ekd.lora import Lora
 from ekd.model import identity, load_model, skeleton
+from ekd.rows import at_temperature, kl, kl_of_draws, valid, where
+from ekd.schedule import set_rate, spread
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
 
 HARD_ROWS = ("end", "all", "none")
@@ -28,7 +30,8 @@ class Student(L.LightningModule):
     """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.model.load_model`. lora: train low-rank
     adapters only. compile: the decoder through torch.compile. optimizer: parameters -> optimizer.
 
-    schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. temperature,
+    schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. supervised_tokens:
+    the run ends after learning from so many, and the schedule runs over them; None: over the steps. temperature,
     alpha_ce, tail, head_mb: see `ekd.head.distill`. hard_rows: which rows without a teacher distribution are priced by
     cross entropy: end (the end token, so that the student learns to stop), all or none.
     """
@@ -59,6 +62,7 @@ class Student(L.LightningModule):
         optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
         schedule: str,
         warmup: float,
+        supervised_tokens: int | None,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -71,6 +75,8 @@ class Student(L.LightningModule):
             raise ValueError(f"student.hard_rows is one of {', '.join(HARD_ROWS)}, not {hard_rows!r}")
         if not 0 <= warmup <= 1:
             raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {warmup}")
+        if supervised_tokens is not None and supervised_tokens < 1:
+            raise ValueError(f"student.supervised_tokens is 1 or more, or null, not {supervised_tokens}")
         if quantize and lora is None:
             raise ValueError(
                 f"student.quantize={quantize} freezes the weights, so something else has to learn: student=qlora"
@@ -87,6 +93,7 @@ class Student(L.LightningModule):
             "budget_mb": head_mb,
         }
         self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
+        self.supervised_tokens = supervised_tokens
         self.model: PreTrainedModel | None = None
         self.tally = torch.zeros(6)  # of this rank since the last step; see `_count`. No buffer: DDP would overwrite it
         self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far, on all ranks ...
@@ -94,6 +101,8 @@ class Student(L.LightningModule):
         self.unreviewed: list[tuple[Reviews, Batch]] = []
         self.drawn = False  # whether validation's rows are counts of draws
         self.speed = {"tokens": 0, "seconds": 0.0}
+        self.before: dict[str, float] = {}  # what validation found of the untrained student; kept in checkpoints
+        self.minutes = 0.0  # of earlier parts of this run
         self.diagnostics = Diagnostics(model, trust_remote_code)
         self.val_metrics = torch.nn.ModuleDict({name: MeanMetric() for name in ("kl", "agreement", "ce", "entropy")})
 
@@ -133,13 +142,20 @@ class Student(L.LightningModule):
         self.decode = torch.compile(decoder.forward) if self.compiling else decoder.__call__
 
     def on_fit_start(self) -> None:
+        self.began = monotonic()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, TraceData) and data.packing:
             with self.trainer.precision_plugin.forward_context():
                 check_borders(self.model, self.spec["attention"])  # type: ignore[arg-type]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        past = checkpoint["past"]
+        self.before, self.speed, self.minutes = past["before"], past["speed"], past["minutes"]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What is frozen is not written a hundred times."""
+        """What was found so far; and what is frozen is not written a hundred times."""
+        minutes = self.minutes + (monotonic() - self.began) / 60
+        checkpoint["past"] = {"before": self.before, "speed": dict(self.speed), "minutes": minutes}
         if self.lora is not None:
             learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             weights = checkpoint["state_dict"].items()
@@ -196,6 +212,12 @@ class Student(L.LightningModule):
         self.speed["tokens"] += tokens
         self.speed["seconds"] += elapsed
         self.log("train/tokens_per_second", tokens / elapsed, batch_size=1)
+        if self.supervised_tokens is not None and int(self.supervised) >= self.supervised_tokens:
+            self.trainer.should_stop = True
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if self.supervised_tokens is None:  # else `set_rate` has done it
+            scheduler.step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Rewards are given before any callback sees the step, so that a checkpoint holds them."""
@@ -235,6 +257,8 @@ class Student(L.LightningModule):
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor.to(parameter.grad.dtype))
+        if self.supervised_tokens is not None:  # the rate in the middle of the tokens that this step learns from
+            set_rate(self.lr_schedulers(), int(self.supervised) + int(supervised) // 2)
         self.supervised += supervised.long()
         self.offered += offered.long()
         self.log("train/loss", price / weight.clamp_min(1e-12), prog_bar=True, batch_size=1)
@@ -284,20 +308,14 @@ class Student(L.LightningModule):
                 "weights and set trainer.precision=bf16-mixed for speed"
             )
         optimizer = self.optimizer([p for p in self.model.parameters() if p.requires_grad])
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_scheduler(self.schedule, optimizer, round(self.warmup * steps), steps)
+        if self.supervised_tokens is not None and self.trainer.max_steps != -1:
+            raise ValueError(
+                f"two budgets, student.supervised_tokens={self.supervised_tokens} and trainer.max_steps="
+                f"{self.trainer.max_steps}: use budget=tokens student.supervised_tokens=..., or budget=steps alone"
+            )
+        total = self.supervised_tokens or int(self.trainer.estimated_stepping_batches)
+        scheduler = spread(self.schedule, optimizer, self.warmup, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """(R, K+1), (R, K+1) -> (R,): sum p (ln p - ln q), nats."""
-    log_p = log_p.clamp_min(EMPTY)
-    return (log_p.exp() * (log_p - log_q.clamp_min(EMPTY))).sum(1)
-
-
-def kl_of_draws(rows: Rows, log_q: Tensor) -> Tensor:
-    """(R,): -sum (count / draws) ln q - H(p): on average KL(p, q) over all V; from the counts it is more."""
-    return -(rows.teacher_logprobs.exp() * log_q.clamp_min(EMPTY)).sum(1) - rows.teacher_entropy
 
 
 @torch.no_grad()
@@ -315,28 +333,3 @@ def check_borders(model: PreTrainedModel, attention: str) -> None:
             f"data.packing=true: in this model with student.attention={attention} one sequence of a packed row sees "
             "another; set data.packing=false, or student.attention=sdpa"
         )
-
-
-def where(mask: Tensor) -> Tensor:
-    """(N,) bool -> the indices that are True. Selecting by these is several times faster backward than by the mask."""
-    return mask.nonzero()[:, 0]
-
-
-def valid(rows: Rows) -> Rows:
-    """The rows that have a teacher distribution."""
-    if bool(rows.valid.all()):
-        return rows
-    known: dict[str, Any] = {
-        name: value[rows.valid] for name, value in rows._asdict().items() if isinstance(value, Tensor)
-    }
-    return rows._replace(**known)
-
-
-def at_temperature(rows: Rows, temperature: float) -> Tensor:
-    """(R, K+1) ln p at a temperature: p_j^(1/T) / sum p^(1/T) for the known ids, the rest is the tail."""
-    if temperature == 1:
-        return rows.teacher_logprobs
-    known = rows.teacher_logprobs[:, :-1].double() / temperature - rows.log_norm[:, None].double()
-    tail = torch.log1p(-known.exp().sum(1).clamp_max(1.0))
-    tail = tail.masked_fill(rows.teacher_logprobs[:, -1].isneginf(), float("-inf"))  # a row that names all, names all
-    return torch.cat([known, tail[:, None]], 1).float()

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 def main(config: DictConfig) -> int:
     import lightning as L
-    import torch
     from rich import print as show
 
     from ekd.pairs import check_pairs
     from ekd.report.run import table
+    from ekd.sweep import make_room, standing, write
 
     began, run = monotonic(), Path(HydraConfig.get().runtime.output_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -37,53 +37,87 @@ def main(config: DictConfig) -> int:
     if config.plan:
         show(planned(config, data, student))
         return 0
+    made = {"config": OmegaConf.to_container(config, resolve=True), **provenance(), **names(config)}
+    now = standing(run, made)
+    if now.finished:
+        print(f"finished before, with the same config and code: {run / 'metrics.json'}")
+        return 0
     callbacks, loggers = build(config.callback), build(config.logger)
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
-    made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     if trainer.is_global_zero:
-        (run / "run.json").write_text(json.dumps(made, indent=1))
+        make_room(run, now)
+        write(run / "run.json", made)
     for logger in trainer.loggers:
         logger.log_hyperparams(made)
 
-    if starts_ranks(trainer):
-        data.prepare_data()  # before they start: a mistake is answered once, and nobody waits for the teacher
-        name_job()
-    before = {} if config.ckpt else trainer.validate(student, data, verbose=False)[0]
-    trainer.fit(student, data, ckpt_path=config.ckpt, weights_only=True)
+    learn(trainer, student, data, config.ckpt or now.ckpt)
     if callbacks["interrupt"].path:
         if trainer.is_global_zero:
             print(f"\nstopped after step {trainer.global_step}; go on with ckpt={callbacks['interrupt'].path}")
         return 130
-    train = {
+    after = trainer.validate(student, data, verbose=False)[0]
+    if not trainer.is_global_zero:
+        return 0
+    if config.save_student:
+        student.save(run / "student")
+        data.collector.spoken.save_pretrained(run / "student")
+    figures = {
+        "before": student.before,
+        "after": after,
+        "train": trained(student),
+        "exams": judge(config, exam, data, student, run),
+        "trace_entropy": data.entropy_histogram(),
+        "peak_memory_gb": peak_memory(),
+        "minutes": student.minutes + (monotonic() - began) / 60,
+    }
+    for logger in trainer.loggers:
+        logger.log_metrics(flat(figures["exams"], type(exam.dataset).__name__.lower()), step=trainer.global_step)
+    write(run / "metrics.json", {"figures": figures, **made, "traces": str(data.store.path)})
+    for logger in trainer.loggers:
+        logger.finalize("success")
+    show(table(figures))
+    print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
+    print(f"checkpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
+    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}")
+    return 0
+
+
+def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None) -> None:
+    if starts_ranks(trainer):
+        data.prepare_data()  # before they start: a mistake is answered once, and nobody waits for the teacher
+        name_job()
+    if ckpt is None:
+        student.before = dict(trainer.validate(student, data, verbose=False)[0])
+    trainer.fit(student, data, ckpt_path=ckpt, weights_only=True)
+
+
+def names(config: DictConfig) -> dict[str, str]:
+    """method: the group's choice, or the selector's with its numbers, such as bucket_70_80; budget: steps or tokens."""
+    choices = HydraConfig.get().runtime.choices
+    numbers = [str(v) for k, v in config.selector.items() if k != "seed" and isinstance(v, (int, float))]
+    method = choices.get("method") or "_".join([choices["selector"], *numbers])
+    return {"method": method, "budget": choices["budget"]}
+
+
+def trained(student: Student) -> dict[str, float]:
+    return {
         "selected": int(student.supervised) / max(int(student.offered), 1),
         "supervised_tokens": int(student.supervised),
         "tokens_per_second": student.speed["tokens"] / max(student.speed["seconds"], 1e-9),
     }
-    after = trainer.validate(student, data, verbose=False)[0]
-    if not trainer.is_global_zero:
-        return 0
-    folder = run / "student"
-    student.save(folder)
-    data.collector.spoken.save_pretrained(folder)
-    exams = judge(config, exam, data, student, run)
-    for logger in trainer.loggers:
-        logger.log_metrics(flat(exams, type(exam.dataset).__name__.lower()), step=trainer.global_step)
+
+
+def peak_memory() -> float:
+    """GB (2**30 bytes): of the GPU's allocator, or of this process."""
+    import torch
+
     cuda = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    figures = {
-        "before": before,
-        "after": after,
-        "train": train,
-        "exams": exams,
-        "peak_memory_gb": cuda or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "minutes": (monotonic() - began) / 60,
-    }
-    (run / "metrics.json").write_text(json.dumps({"figures": figures, **made}, indent=1))
-    for logger in trainer.loggers:
-        logger.finalize("success")
-    show(table(figures))
-    print(f"student     {folder}\ncheckpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
-    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}")
-    return 0
+    return cuda or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def val_kl(run: Path) -> float:
+    """What Optuna makes small."""
+    return float(json.loads((run / "metrics.json").read_text())["figures"]["after"]["val/kl"])
 
 
 def planned(config: DictConfig, data: TraceData, student: Student) -> Table:
@@ -135,4 +169,4 @@ def flat(exams: dict[str, dict[str, float]], dataset: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    door("train", main)
+    door("train", main, val_kl)

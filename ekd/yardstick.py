@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ekd.data import Batches, Collate
 from ekd.head import head_of, stats
 from ekd.marks import Row
-from ekd.student import kl
+from ekd.rows import kl
 from ekd.types import Batch, Trace
 
 BINS = 15  # of the confidence, as in Guo et al. 2017 (arXiv 1706.04599)

@@ -10,10 +10,10 @@ from ekd.data import Collate
 from ekd.diagnostics import Diagnostics, closes, kind_of, place
 from ekd.head import head_of, stats
 from ekd.model import load_model, load_tokenizer
+from ekd.rows import kl
 from ekd.selector.random import Random
 from ekd.selector.topk import TopK
 from ekd.signal.teacher_entropy import TeacherEntropy
-from ekd.student import kl
 
 
 @pytest.fixture(scope="module")

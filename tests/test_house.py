@@ -16,9 +16,10 @@ from ekd.door import CONF, build, offline
 ROOT = Path(__file__).parents[1]
 ROOMS = {"dataset", "teacher", "signal", "selector", "loss", "store"}
 GROUND = {"types", "model", "head", "logits", "generation", "prompt"}
-DOORS = {"trace", "train", "evaluate", "export", "door"}
-GROUPS = sorted(f for f in CONF.glob("*/*.yaml") if f.parent.name != "experiment")
-EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").glob("*.yaml"))
+DOORS = {"trace", "train", "evaluate", "export", "door", "multirun"}
+GLOBAL = ("experiment", "method", "budget")  # groups whose files hold differences to the whole config
+GROUPS = sorted(f for f in CONF.glob("*/*.yaml") if f.parent.name not in GLOBAL)
+PRESETS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml") if f.parent.name in GLOBAL)
 # What a config cannot know: it is refused without them.
 REQUIRED = {
     "dataset=jsonl": ["dataset.test=problems.jsonl"],
@@ -93,14 +94,14 @@ def test_every_config_builds_what_it_names(file, tmp_path, monkeypatch):
     assert first.startswith("#"), "a config begins by saying what it is"
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes_and_builds(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_composes_and_builds(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = composed(f"experiment={name}")
+    config = composed(name)
     for group in ("teacher", "dataset", "signal", "selector", "loss", "student", "data", "exam", "trainer"):
         assert resolved(config, group) is not None
-    text = (CONF / "experiment" / f"{name}.yaml").read_text()
-    assert text.startswith("# @package _global_\n#"), "an experiment says what it is on its second line"
+    text = (CONF / f"{name.replace('=', '/')}.yaml").read_text()
+    assert text.startswith("# @package _global_\n#"), "a preset says what it is on its second line"
 
 
 def test_every_room_file_with_a_config_and_every_config_with_a_room_file():

@@ -22,11 +22,11 @@ from ekd.loss.reverse_kl import ReverseKL
 from ekd.loss.skew_reverse_kl import SkewReverseKL
 from ekd.loss.weighted import Weighted
 from ekd.pairs import check_pairs
+from ekd.rows import kl, kl_of_draws
 from ekd.selector.topk import TopK
 from ekd.signal.ce_ratio import CERatio
 from ekd.signal.soft_or import SoftOr
 from ekd.signal.teacher_ce import TeacherCE
-from ekd.student import kl, kl_of_draws
 from ekd.teacher.wire.rows import Row, to_trace
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -13,13 +13,14 @@ from ekd.head import head_of, stats
 from ekd.loss.cross_entropy import CrossEntropy
 from ekd.loss.forward_kl import ForwardKL
 from ekd.loss.reverse_kl import ReverseKL
+from ekd.rows import at_temperature, kl, valid
 from ekd.selector.bucket import Bucket
 from ekd.selector.random import Random
 from ekd.selector.topk import TopK
 from ekd.selector.vanilla import Vanilla
 from ekd.signal.student_entropy import StudentEntropy
 from ekd.signal.teacher_entropy import TeacherEntropy
-from ekd.student import Student, at_temperature, kl, valid
+from ekd.student import Student
 
 SELECTORS = {
     "vanilla": Vanilla,

@@ -1,0 +1,27 @@
+"""What Hydra is told about sweeps: at the end of one, what is finished, what failed, and how to see it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class Sweep(Callback):
+    """A failed cell does not stop the others; it is named at the end, and the exit code is 1."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from rich import print as show
+
+        from ekd.sweep import outcome
+
+        folder = Path(config.hydra.sweep.dir)
+        view, failed = outcome(folder)
+        show(view)
+        print(f"report      python -m ekd.report sweep={folder}")
+        if failed:
+            print(f"{len(failed)} failed, see failed.txt there; the same command tries them again", file=sys.stderr)
+            sys.exit(1)

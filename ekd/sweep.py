@@ -1,0 +1,107 @@
+"""A run by its folder: new, begun by the same command, or finished; and what a sweep of them has come to."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+APART = ("ckpt", "plan", "plan_gb")  # of a config: what does not change the result
+
+
+class Standing(NamedTuple):
+    """What a folder holds. begun: this very run, which goes on from `ckpt` or anew. other: another run."""
+
+    finished: bool = False
+    begun: bool = False
+    other: bool = False
+    ckpt: Path | None = None
+
+
+def standing(run: Path, made: dict[str, Any]) -> Standing:
+    """Touches nothing: every rank may ask."""
+    begun = read(run / "run.json")
+    if begun is None:
+        return Standing()
+    if identity(begun, run) != identity(made, run):
+        return Standing(other=True)
+    if read(run / "metrics.json") is not None:
+        return Standing(finished=True)
+    whole = [file for file in (run / "checkpoints").glob("*.ckpt") if zipfile.is_zipfile(file)]  # a kill tears files
+    return Standing(begun=True, ckpt=max(whole, key=lambda file: file.stat().st_mtime, default=None))
+
+
+def make_room(run: Path, now: Standing) -> None:
+    """Before a run starts in a folder that held something: nothing is lost. On one rank."""
+    if now.other:
+        print(f"{run} held another run; its files are in {set_aside(run).name}")
+    if now.begun:
+        keep_curve(run)
+        print(f"going on    {now.ckpt or 'from the start: there is no checkpoint'}")
+
+
+def identity(made: dict[str, Any], run: Path) -> dict[str, Any]:
+    """What decides a result: the resolved config, wherever the run's folder is, and the code."""
+    config = {key: value for key, value in made["config"].items() if key not in APART}
+    return {"config": json.dumps(config, sort_keys=True).replace(str(run), ""), "code": made["code"]}
+
+
+def set_aside(run: Path) -> Path:
+    """Moves a former run's files to `run`/earlier-N."""
+    number = 1 + len(list(run.glob("earlier-*")))
+    aside = run / f"earlier-{number}"
+    aside.mkdir()
+    for file in list(run.iterdir()):
+        if file.name != ".hydra" and not file.name.startswith("earlier-") and file.suffix != ".log":
+            file.rename(aside / file.name)
+    return aside
+
+
+def keep_curve(run: Path) -> None:
+    """CSVLogger begins its file anew; what an interrupted part wrote stays beside it."""
+    curve = run / "csv" / "metrics.csv"
+    if curve.exists():
+        aside = run / f"csv.{1 + len(list(run.glob('csv.*')))}"
+        aside.mkdir()
+        curve.rename(aside / curve.name)
+
+
+def read(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    fresh = file.with_name(f"{file.name}.tmp")
+    fresh.write_text(json.dumps(content, indent=1))
+    fresh.rename(file)
+
+
+def outcome(sweep: Path) -> tuple[Table, list[Path]]:
+    """A line a cell, and the folders of those that failed."""
+    view = Table(title=str(sweep), title_justify="left")
+    for column in ("cell", "held-out KL", "tokens learned from", "minutes"):
+        view.add_column(column, justify="left" if column == "cell" else "right", overflow="fold")
+    failed = []
+    for file in sorted(sweep.rglob("run.json")) + sorted(sweep.rglob("failed.txt")):
+        run, name = file.parent, str(file.parent.relative_to(sweep))
+        if "earlier-" in name or (file.name == "run.json" and (run / "failed.txt").exists()):
+            continue
+        found = read(run / "metrics.json")
+        if file.name == "failed.txt":
+            failed.append(run)
+            view.add_row(name, f"[red]failed:[/red] {file.read_text().strip().splitlines()[-1]}", "", "")
+        elif found is None:
+            view.add_row(name, "not finished", "", "")
+        else:
+            figures = found["figures"]
+            view.add_row(
+                name,
+                f"{figures['after']['val/kl']:.4f}",
+                f"{figures['train']['supervised_tokens']:,}",
+                f"{figures['minutes']:.1f}",
+            )
+    return view, failed
