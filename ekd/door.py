@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlparse
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +24,8 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
+
+from ekd.label import run_name, sweep_name, tags
 
 PACKAGE = Path(__file__).parent
 # A wheel carries conf/ inside the package; a checkout has it beside.
@@ -37,18 +40,20 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
 
     value: of a finished run's folder, what a searching sweeper (Optuna) makes small.
     """
-    OmegaConf.register_new_resolver("ekd.offline", offline, replace=True)
+    register()
     _check_keys(name)
 
     code = 0
 
     def task(config: DictConfig) -> float | None:
         nonlocal code
+        ended = 1
         _quiet()
         run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
         (run / "failed.txt").unlink(missing_ok=True)
         try:
-            code = max(code, work(config) or 0)
+            ended = work(config) or 0
+            code = max(code, ended)
             _forget_ranks()
             if code == 130 and sweeps:
                 raise KeyboardInterrupt
@@ -66,21 +71,37 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
             _stop(sentence)
         finally:
             if "wandb" in sys.modules:  # or the next job of a sweep would log into this one's run
-                sys.modules["wandb"].finish()
+                sys.modules["wandb"].finish(exit_code=ended)
 
     task.__module__ = "__main__"
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
     sys.exit(code)
 
 
+def register() -> None:
+    """The functions that conf/ may call."""
+    known: dict[str, Callable[..., Any]] = {
+        "offline": offline,
+        "run_name": run_name,
+        "sweep_name": sweep_name,
+        "tags": tags,
+    }
+    for name, function in known.items():
+        OmegaConf.register_new_resolver(f"ekd.{name}", function, replace=True)
+
+
 def offline() -> bool:
     """Whether W&B has no key to upload with: neither WANDB_API_KEY nor one left by `wandb login`."""
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"] != "online"
+    mode, known = os.environ.get("WANDB_MODE"), ("online", "offline", "disabled", "shared", "dryrun", "run")
+    if mode and mode not in known:
+        _stop(f"WANDB_MODE is online, offline or disabled, not {mode!r}; unset it, or set WANDB_MODE=offline")
+    if mode:
+        return mode in ("offline", "dryrun")
     if os.environ.get("WANDB_API_KEY"):
         return False
     file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    return not (file.is_file() and netrc.netrc(file).authenticators("api.wandb.ai"))
+    server = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
+    return not (file.is_file() and netrc.netrc(file).authenticators(str(server)))
 
 
 def provenance() -> dict[str, Any]:

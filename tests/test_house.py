@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from ekd.door import CONF, build, offline
+from ekd.door import CONF, build, register
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"dataset", "teacher", "signal", "selector", "loss", "store"}
@@ -27,7 +27,7 @@ REQUIRED = {
     "dataset=hub": ["dataset.name=openai/gsm8k"],
 }
 
-OmegaConf.register_new_resolver("ekd.offline", offline, replace=True)
+register()
 
 
 def imports(file: Path) -> set[str]:

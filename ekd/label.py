@@ -1,0 +1,35 @@
+"""What a run is called where it is logged: its name, its sweep and its tags, from what Hydra was told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+TAGGED = ("selector", "signal", "dataset", "teacher")
+LONGEST = 128  # characters that W&B takes as a name
+LONGEST_TAG = 64
+
+
+def run_name(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
+    """choices: of Hydra's groups. With a method "bucket_70_80 seed 1", else the overrides, but for the logger's."""
+    told = [word for word in overrides if not word.startswith("logger")]
+    if method := choices.get("method"):
+        told = [method, *(word.replace("=", " ") for word in told if word.startswith(("seed=", "budget=")))]
+    name = " ".join(told) or f"selector={choices.get('selector')}"
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def sweep_name(mode: Enum | None, folder: str) -> str | None:
+    """multirun/bucket_sweep -> bucket_sweep; multirun/2026-11-24/08-42-55 -> 2026-11-24 08-42-55; None: one run."""
+    if mode is None or mode.name != "MULTIRUN":
+        return None
+    path = Path(folder)
+    dated = re.fullmatch(r"\d{4}-\d\d-\d\d", path.parent.name)
+    return f"{path.parent.name} {path.name}" if dated else path.name
+
+
+def tags(choices: Mapping[str, str | None]) -> list[str]:
+    """The groups that a door does not have are left out."""
+    return [f"{group}={choices[group]}"[:LONGEST_TAG] for group in TAGGED if choices.get(group)]
