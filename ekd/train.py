@@ -28,6 +28,7 @@ def main(config: DictConfig) -> int:
 
     from ekd.pairs import check_pairs
     from ekd.report.run import table
+    from ekd.run_log import log_outcome
     from ekd.sweep import make_room, standing, write
 
     began, run = monotonic(), Path(HydraConfig.get().runtime.output_dir)
@@ -70,15 +71,15 @@ def main(config: DictConfig) -> int:
         "peak_memory_gb": peak_memory(),
         "minutes": student.minutes + (monotonic() - began) / 60,
     }
-    for logger in trainer.loggers:
-        logger.log_metrics(flat(figures["exams"], type(exam.dataset).__name__.lower()), step=trainer.global_step)
-    write(run / "metrics.json", {"figures": figures, **made, "traces": str(data.store.path)})
-    for logger in trainer.loggers:
-        logger.finalize("success")
+    outcome = {"figures": figures, **made, "traces": str(data.store.path)}
+    write(run / "metrics.json", outcome)
+    marks = flat(figures["exams"], type(exam.dataset).__name__.lower())
+    logged = log_outcome(trainer.loggers, outcome, marks, exam.questions(), run / "answers.jsonl", trainer.global_step)
     show(table(figures))
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}")
+    print("".join(f"{line}\n" for line in logged), end="")
     return 0
 
 
