@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ekd.door import door
+from ekd.door import build, door
 
 
 def main(config: DictConfig) -> int:
@@ -27,7 +26,33 @@ def report(config: DictConfig) -> int:
 
 
 def view(config: DictConfig) -> int:
-    raise ValueError(f"traces={Path(config.traces)}: the token viewer is being built")
+    """The token viewer."""
+    from ekd.model import load_tokenizer
+    from ekd.report.reading import dataset_of, make, speaker
+    from ekd.report.spelling import Spelling
+    from ekd.store.store import Store
+    from ekd.store.tokenizer import check_tokenizer
+    from ekd.teacher.wire.vocabulary import Vocabulary
+
+    store = Store(config.traces)
+    name = speaker(store, config.run, config.tokenizer)
+    tokenizer = load_tokenizer(name, trust_remote_code=config.trust_remote_code)
+    check_tokenizer(store.origin, tokenizer)
+    asked = config.dataset
+    if asked is None and config.run is not None:
+        asked = dataset_of(config.run, str(store.origin.get("dataset")))
+    special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    page = make(
+        store,
+        Spelling(Vocabulary(tokenizer).bytes_of, special),
+        run=config.run,
+        dataset=None if asked is None else build(asked),
+        limit=config.limit,
+        top=config.top,
+        out=config.out,
+    )
+    print(f"page        {page}")
+    return 0
 
 
 if __name__ == "__main__":

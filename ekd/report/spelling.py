@@ -1,0 +1,49 @@
+"""Ids as text for a reader: pieces that join to the response, whatever the tokenizer cut in half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+TEXT, BYTES, SPECIAL, UNKNOWN = range(4)  # kinds of a token, see `Spelling.token`
+
+
+class Spelling(NamedTuple):
+    bytes_of: Mapping[int, bytes]  # every id that stands for text
+    names: Mapping[int, str]  # the others: an end token, a role mark
+
+    def token(self, i: int) -> tuple[int, str]:
+        """Kind and name: text; the hex digits of half a character; a special token's name; "" for an id without one."""
+        spelt = self.bytes_of.get(i)
+        if spelt is None:
+            return (SPECIAL, self.names[i]) if i in self.names else (UNKNOWN, "")
+        try:
+            return TEXT, spelt.decode()
+        except UnicodeDecodeError:
+            return BYTES, spelt.hex()
+
+    def text(self, ids: Iterable[int]) -> str:
+        """What a person reads: special tokens left out."""
+        return b"".join(self.bytes_of.get(i, b"") for i in ids).decode(errors="replace")
+
+    def stretches(self, ids: Sequence[int]) -> list[str]:
+        """Text between special tokens, and these by their names, in turn: joined, the whole text."""
+        out, begin = [""], 0
+        for at, i in enumerate(ids):
+            if i not in self.bytes_of:
+                out[-1] = self.text(ids[begin:at])
+                out += [self.names.get(i, f"⟨{i}⟩"), ""]
+                begin = at + 1
+        out[-1] = self.text(ids[begin:])
+        return out
+
+
+def question(stretches: Sequence[str], instruction: str) -> str:
+    """The last thing that was asked, as well as a chat template lets see: for a list and a search, never for grading.
+
+    It is the last stretch with the instruction that ekd puts after every question, or the longest of the last three.
+    """
+    texts = [text for text in stretches[::2] if text.strip()]
+    asked = [text for text in texts if instruction and instruction in text] or [max(texts[-3:], key=len, default="")]
+    text = asked[-1].strip().removeprefix("user\n")
+    return text.removesuffix(instruction).strip() if instruction else text
