@@ -178,6 +178,8 @@ def _sentence(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
+    if "wandb" in sys.modules and isinstance(cause, sys.modules["wandb"].errors.Error):
+        return f"W&B: {' '.join(str(cause).split())}; WANDB_MODE=offline logs on this machine only"
     return str(cause) if isinstance(cause, ValueError) else None
 
 
