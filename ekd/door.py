@@ -104,6 +104,14 @@ def offline() -> bool:
     return not (file.is_file() and netrc.netrc(file).authenticators(str(server)))
 
 
+def wandb_settings(**settings: Any) -> dict[str, Any]:
+    """Silence holds from now on: Lightning's first call has an argument that W&B would say is out of date."""
+    import wandb
+
+    wandb.termsetup(wandb.Settings(**settings), None)
+    return settings
+
+
 def provenance() -> dict[str, Any]:
     """What made a result: the command, ekd's version and the git commit it ran from (None outside a checkout)."""
     from importlib.metadata import version
