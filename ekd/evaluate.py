@@ -180,12 +180,15 @@ def log(
     """To the loggers that are on; to W&B also every answer."""
     if "logger" not in config:
         return
+    from ekd.run_log import whereabouts
+
     columns = ["problem_id", "sample", "status", "extracted", "reference", "finish", "tokens", "prompt", "text"]
     for logger in build(config.logger).values():
         logger.log_hyperparams({**report, **provenance()})
         logger.log_metrics({f"{prefix}/{name}": value for name, value in figures.items()}, step=0)
         if type(logger).__name__ == "WandbLogger":
             logger.log_table("answers", columns, [[answer._asdict()[c] for c in columns] for answer in answers])
+            print("".join(f"{line}\n" for line in whereabouts(logger)), end="")
             logger.experiment.finish()
         logger.finalize("success")
 

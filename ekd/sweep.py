@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-APART = ("ckpt", "plan", "plan_gb")  # of a config: what does not change the result
+APART = ("ckpt", "plan", "plan_gb", "logger")  # of a config: what does not change the result
 
 
 class Standing(NamedTuple):
