@@ -172,7 +172,13 @@ def _quiet() -> None:
             logging.getLogger(child).setLevel(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", r".*(isinstance\(treespec|does not have many workers|smaller than the logging)")
+    for noise in (
+        "isinstance(treespec",
+        "does not have many workers",
+        "smaller than the logging",
+        "`gradient_checkpointing_enable` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", f".*{re.escape(noise)}")
 
 
 def _stop(sentence: str) -> NoReturn:

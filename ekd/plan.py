@@ -88,8 +88,10 @@ class _FakeHead(torch.autograd.Function):
 
 def plan(student: Student, tokens: int, precision: str, *, length: int = LENGTH, packing: bool = False) -> Plan:
     """One optimizer step on `tokens` tokens, in sequences of `length` at most, each of them a row that pays."""
-    with FakeTensorMode(), Memory() as memory:
+    with torch.device("meta"):  # peft moves its adapters, which fake tensors do not allow
         model = student.skeleton({"bf16-true": "bfloat16", "16-true": "float16"}.get(precision))
+    with FakeTensorMode(), Memory() as memory:
+        _place(model)
         for parameter in model.parameters():
             memory.note(parameter.data)
         parameters = memory.now
@@ -105,6 +107,18 @@ def plan(student: Student, tokens: int, precision: str, *, length: int = LENGTH,
         shape = (1, tokens) if packing else (max(1, tokens // length), length)
         before, after, gradients = _step(model, optimizer, memory, shape, budget, precision)
         return Plan(tokens, parameters, gradients, state, before - parameters - state, after - before, memory.peak)
+
+
+def _place(model: torch.nn.Module) -> None:
+    """A model on `meta` gets storages, tied weights one between them."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if id(old) not in made:
+                fresh = torch.empty(old.shape, dtype=old.dtype)
+                is_weight = isinstance(old, torch.nn.Parameter)
+                made[id(old)] = torch.nn.Parameter(fresh, requires_grad=old.requires_grad) if is_weight else fresh
+            setattr(module, name, made[id(old)])
 
 
 def _step(

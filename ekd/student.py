@@ -114,11 +114,9 @@ class Student(L.LightningModule):
         """The student without weights, for a memory plan; dtype: another than its own."""
         if self.quantize:
             raise ValueError("plan=true does not know the size of quantised weights: set student.quantize=null")
-        if self.lora is not None:
-            raise ValueError(
-                "plan=true cannot plan adapters yet: plan the student without student=lora, which needs less"
-            )
         model = skeleton(self.name, **(self.spec | ({"dtype": dtype} if dtype else {})))  # type: ignore[arg-type]
+        if self.lora is not None:
+            self.lora.attach(model)
         model.train()
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})

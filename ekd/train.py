@@ -15,7 +15,6 @@ from ekd.door import build, door, name_job, provenance
 
 if TYPE_CHECKING:
     import lightning as L
-    from rich.table import Table
 
     from ekd.data import TraceData
     from ekd.exam import Exam
@@ -35,8 +34,8 @@ def main(config: DictConfig) -> int:
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, student, exam = build(config.data), build(config.student), build(config.exam)
     check_pairs(data, student)
-    if config.plan:
-        show(planned(config, data, student))
+    memory = plan_memory(config, data, student) if config.plan else {}
+    if config.plan is True:
         return 0
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance(), **names(config)}
     now = standing(run, made)
@@ -51,7 +50,7 @@ def main(config: DictConfig) -> int:
     for logger in trainer.loggers:
         logger.log_hyperparams(made)
 
-    learn(trainer, student, data, config.ckpt or now.ckpt)
+    peak = learn(trainer, student, data, config.ckpt or now.ckpt, measure=bool(memory))
     if callbacks["interrupt"].path:
         if trainer.is_global_zero:
             print(f"\nstopped after step {trainer.global_step}; go on with ckpt={callbacks['interrupt'].path}")
@@ -69,6 +68,7 @@ def main(config: DictConfig) -> int:
         "exams": judge(config, exam, data, student, run),
         "trace_entropy": data.entropy_histogram(),
         "peak_memory_gb": peak_memory(),
+        "step_memory_gb": memory | {"measured": peak} if memory else {},
         "minutes": student.minutes + (monotonic() - began) / 60,
     }
     outcome = {"figures": figures, **made, "traces": str(data.store.path)}
@@ -83,13 +83,20 @@ def main(config: DictConfig) -> int:
     return 0
 
 
-def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None) -> None:
+def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None, *, measure: bool) -> float:
+    """-> with `measure`, the most memory that training held (GB, 1e9 bytes) beyond what was there before the model."""
+    from ekd.plan import resident
+
+    floor = resident()[0] if measure else 0
     if starts_ranks(trainer):
         data.prepare_data()  # before they start: a mistake is answered once, and nobody waits for the teacher
         name_job()
     if ckpt is None:
         student.before = dict(trainer.validate(student, data, verbose=False)[0])
+    if measure:
+        resident(reset=True)
     trainer.fit(student, data, ckpt_path=ckpt, weights_only=True)
+    return (resident()[1] - floor) / 1e9 if measure else 0.0
 
 
 def names(config: DictConfig) -> dict[str, str]:
@@ -121,14 +128,22 @@ def val_kl(run: Path) -> float:
     return float(json.loads((run / "metrics.json").read_text())["figures"]["after"]["val/kl"])
 
 
-def planned(config: DictConfig, data: TraceData, student: Student) -> Table:
+def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[str, float]:
+    """Prints the plan. -> its peak, GB (1e9 bytes)."""
+    from rich import print as show
+
     from ekd.plan import largest, plan, table
 
-    precision, packing = str(config.trainer.precision), data.packing
+    if config.plan not in (True, "measure"):
+        raise ValueError(f"plan is false, true (say it and stop) or measure (say it and train), not {config.plan!r}")
+    precision, packing, checkpointing = str(config.trainer.precision), data.packing, student.gradient_checkpointing
     most = largest(student, config.plan_gb, precision, packing=packing)
     now = plan(student, data.max_tokens, precision, packing=packing)
     student.gradient_checkpointing = True
-    return table(now, most, config.plan_gb, largest(student, config.plan_gb, precision, packing=packing))
+    least = largest(student, config.plan_gb, precision, packing=packing)
+    student.gradient_checkpointing = checkpointing
+    show(table(now, most, config.plan_gb, least))
+    return {"planned": now.peak / 1e9}
 
 
 def starts_ranks(trainer: L.Trainer) -> bool:

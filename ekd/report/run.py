@@ -24,6 +24,9 @@ def table(figures: dict[str, Any]) -> Table:
     view.add_row("tokens selected", f"{100 * train['selected']:.1f}% ({train['supervised_tokens']:,} in all)")
     view.add_row("training speed", f"{train['tokens_per_second']:,.0f} response tokens/s")
     view.add_row("peak memory", f"{figures['peak_memory_gb']:.2f} GB")
+    step = figures.get("step_memory_gb")
+    if step:
+        view.add_row("memory of training", f"{step['measured']:.2f} GB measured, {step['planned']:.2f} GB planned")
     view.add_row("time", f"{figures['minutes']:.1f} minutes")
     return view
 

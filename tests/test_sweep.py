@@ -1,0 +1,208 @@
+"""Sweeps through the real command line: finished cells are skipped, killed ones go on, failed ones stop nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import ROOT, ekd
+
+from ekd.schedule import set_rate, spread
+from ekd.sweep import Standing, identity, make_room, outcome, standing, write
+
+# What experiment=tiny sets, on the command line: `experiment` is the sweep's here.
+TINY = [
+    *("teacher.model=tiny:1", "teacher.max_new_tokens=24", "student.model=tiny", "dataset.levels=[1]"),
+    *("data.train_problems=48", "data.val_problems=8", "data.max_tokens=1024", "exam.problems=0", "save_student=false"),
+    *("trainer.accelerator=cpu", "trainer.val_check_interval=4", "callback.checkpoint.every_n_train_steps=2"),
+]
+STEPS = "trainer.max_steps=8"
+SWEEP = ["-m", "experiment=bucket_sweep", *TINY, STEPS, "method=vanilla,random_20,bucket_70_80", "seed=0,1"]
+
+
+def cells(sweep: Path) -> dict[str, dict]:
+    """What every finished cell found, without what the clock says."""
+    found = {}
+    for file in sorted(sweep.rglob("metrics.json")):
+        figures = json.loads(file.read_text())["figures"]
+        figures["train"].pop("tokens_per_second")
+        found[str(file.parent.relative_to(sweep))] = {k: figures[k] for k in ("before", "after", "train")}
+    return found
+
+
+def start(cwd: Path, *words: str) -> subprocess.Popen[str]:
+    environment = (
+        os.environ
+        | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+        | {"EKD_HOME": str(cwd / "home")}
+    )
+    command = [sys.executable, "-m", "ekd.train", *words]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> dict[str, dict]:
+    """The sweep, not disturbed."""
+    done = ekd("train", *SWEEP, f"hydra.sweep.dir={place / 'whole'}", cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"python -m ekd.report sweep={place / 'whole'}" in done.stdout
+    return cells(place / "whole")
+
+
+def test_the_cells_are_methods_times_seeds_and_differ(whole):
+    assert sorted(whole) == sorted(
+        f"steps/{method}/seed_{seed}" for method in ("vanilla", "random_20", "bucket_70_80") for seed in (0, 1)
+    )
+    assert len({cell["after"]["val/kl"] for cell in whole.values()}) == 6
+    assert len({cell["before"]["val/kl"] for cell in whole.values()}) == 1  # the same student, paired
+
+
+def test_a_second_start_does_nothing_and_a_changed_one_loses_nothing(place, whole):
+    words = [
+        "-m",
+        "experiment=bucket_sweep",
+        *TINY,
+        STEPS,
+        "method=vanilla",
+        "seed=0,1",
+        f"hydra.sweep.dir={place / 'whole'}",
+    ]
+    again = ekd("train", *words, cwd=place)
+    assert again.returncode == 0 and again.stdout.count("finished before") == 2 and "tracing" not in again.stdout
+    old = (place / "whole/steps/vanilla/seed_0/metrics.json").read_text()
+    other = ekd("train", *words, "seed=0", "trainer.max_steps=4", cwd=place)
+    assert other.returncode == 0, other.stderr
+    run = place / "whole/steps/vanilla/seed_0"
+    assert (run / "earlier-1" / "metrics.json").read_text() == old
+    assert json.loads((run / "metrics.json").read_text())["config"]["trainer"]["max_steps"] == 4
+
+
+def test_a_sweep_killed_twice_gives_the_same_table(place, whole):
+    """SIGKILL: once in the first cell, after a checkpoint; once in a later one."""
+    words = [*SWEEP, f"hydra.sweep.dir={place / 'killed'}", "+callback.slow._target_=sweep_slow.Slow"]
+    for cell in ("vanilla/seed_0", "random_20/seed_1"):
+        process = start(place, *words)
+        checkpoints, deadline = place / "killed/steps" / cell / "checkpoints", time.monotonic() + 120
+        while (
+            not any(map(zipfile.is_zipfile, checkpoints.glob("*.ckpt")))
+            and time.monotonic() < deadline
+            and process.poll() is None
+        ):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert list(checkpoints.glob("*.ckpt")), process.stdout.read()
+        assert not (checkpoints.parent / "metrics.json").exists()
+    last = start(place, *words)
+    said = last.communicate(timeout=300)[0]
+    assert last.returncode == 0, said
+    assert "finished before" in said and "going on" in said and ".ckpt" in said
+    assert cells(place / "killed") == whole
+    curve = place / "killed/steps/random_20/seed_1"
+    assert (curve / "csv.1/metrics.csv").stat().st_size and (curve / "csv/metrics.csv").stat().st_size
+
+
+def test_a_failed_cell_is_named_and_the_others_go_on(place):
+    words = ["-m", "experiment=bucket_sweep", *TINY, STEPS, "method=vanilla", "seed=0", "student.temperature=7,1"]
+    subdir = "hydra.sweep.subdir=t${student.temperature}"
+    done = ekd("train", *words, subdir, f"hydra.sweep.dir={place / 'failed'}", cwd=place)
+    assert done.returncode == 1
+    assert "1 failed" in done.stderr and "temperature 7" in (place / "failed/t7/failed.txt").read_text()
+    assert "Traceback" not in done.stderr + done.stdout
+    assert list(cells(place / "failed")) == ["t1"]
+    view, failed = outcome(place / "failed")
+    assert failed == [place / "failed/t7"] and view.row_count == 2
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_several_at_once_find_the_same_and_trace_once(place, whole, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    sweep, home = place / launcher, place / f"home-{launcher}"
+    words = [*SWEEP, f"hydra/launcher={launcher}", f"hydra.sweep.dir={sweep}"]
+    if launcher == "joblib":
+        words.append("hydra.launcher.n_jobs=2")
+    done = ekd("train", *words, cwd=place, EKD_HOME=str(home))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cells(sweep) == whole
+    (store,) = (home / "traces").iterdir()
+    assert len(list((store / "shards").iterdir())) == 2  # one of each split
+
+
+def test_equal_supervised_tokens(place, whole):
+    words = ["-m", "experiment=bucket_sweep", *TINY, "method=vanilla,random_20", "seed=0"]
+    sweep = place / "tokens"
+    done = ekd("train", *words, "budget=tokens", "student.supervised_tokens=400", f"hydra.sweep.dir={sweep}", cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = {}
+    for method in ("vanilla", "random_20"):
+        found = json.loads((sweep / "tokens" / method / "seed_0/metrics.json").read_text())
+        assert found["budget"] == "tokens" and found["method"] == method
+        learned = found["figures"]["train"]["supervised_tokens"]
+        per_step = 400 if method == "vanilla" else 40
+        assert 400 <= learned < 400 + per_step, "it ends with the step that reaches the budget"
+        steps[method] = learned / per_step
+    two = ekd("train", *TINY, "method=vanilla", "student.supervised_tokens=400", cwd=place)
+    assert two.returncode == 2 and "two budgets" in two.stderr and "budget=tokens" in two.stderr
+
+
+def test_optuna_finds_a_band(place):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = ["-m", "experiment=bucket_search", *TINY, STEPS, "hydra.sweeper.n_trials=2"]
+    done = ekd("train", *words, cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = cells(place / "multirun/bucket_search")
+    best = min(cell["after"]["val/kl"] for cell in found.values())
+    assert len(found) == 2 and f"Best value: {best}" in done.stdout + done.stderr
+    for name in found:
+        lower, upper = map(int, name.split("/")[0].split("_"))
+        assert lower >= 0 and lower + 5 <= upper <= 100
+
+
+def made(**config) -> dict:
+    return {"config": {"seed": 0, "ckpt": None} | config, "code": "a"}
+
+
+def test_what_a_folder_holds(tmp_path):
+    assert standing(tmp_path, made()) == Standing()
+    write(tmp_path / "run.json", made(place=str(tmp_path)))
+    moved = made(place=str(tmp_path))
+    assert standing(tmp_path, moved | {"commit": "another"}) == Standing(begun=True)
+    assert standing(tmp_path, moved | {"code": "b"}).other
+    assert standing(tmp_path, made(place=str(tmp_path), seed=1)).other
+    assert identity(made(ckpt="x"), tmp_path) == identity(made(), tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "torn.ckpt").write_bytes(b"PK\x03\x04 half")
+    assert standing(tmp_path, moved).ckpt is None
+    torch.save({}, tmp_path / "checkpoints" / "whole.ckpt")
+    assert standing(tmp_path, moved).ckpt == tmp_path / "checkpoints" / "whole.ckpt"
+    write(tmp_path / "metrics.json", moved)
+    assert standing(tmp_path, moved).finished
+    make_room(tmp_path, Standing(other=True))
+    assert sorted(f.name for f in (tmp_path / "earlier-1").iterdir()) == ["checkpoints", "metrics.json", "run.json"]
+    assert standing(tmp_path, moved) == Standing()
+
+
+def test_the_rate_follows_the_tokens():
+    """Over tokens as over steps: the same schedule, whatever the size of the steps."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    scheduler = spread("linear", optimizer, 0.1, 1000)
+    for place, rate in ((0, 0.0), (50, 1.0), (100, 2.0), (550, 1.0), (1000, 0.0), (1200, 0.0)):
+        set_rate(scheduler, place)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    with pytest.raises(ValueError, match="reduce_lr_on_plateau"):
+        spread("reduce_lr_on_plateau", optimizer, 0.0, 1000)
