@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -22,11 +23,19 @@ def main(config: DictConfig) -> int:
 
 
 def report(config: DictConfig) -> int:
-    raise ValueError("the report page is being built")
+    """The page of a sweep or of one run."""
+    from ekd.report.page import run_page, sweep_page
+
+    out = None if config.out is None else Path(config.out).expanduser()
+    page = run_page(Path(config.run), out) if config.sweep is None else sweep_page(Path(config.sweep), out)
+    print(f"page        {page}")
+    return 0
 
 
 def view(config: DictConfig) -> int:
     """The token viewer."""
+    from transformers import PreTrainedTokenizerFast
+
     from ekd.model import load_tokenizer
     from ekd.report.reading import dataset_of, make, speaker
     from ekd.report.spelling import Spelling
@@ -37,6 +46,8 @@ def view(config: DictConfig) -> int:
     store = Store(config.traces)
     name = speaker(store, config.run, config.tokenizer)
     tokenizer = load_tokenizer(name, trust_remote_code=config.trust_remote_code)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"the tokenizer of {name!r} is not of the fast kind, which alone says what its ids spell")
     check_tokenizer(store.origin, tokenizer)
     asked = config.dataset
     if asked is None and config.run is not None:

@@ -1,0 +1,99 @@
+"""What a reader has to know before believing a section: few seeds, unequal tokens, uncommitted code, mixed settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from statistics import mean
+from typing import Any
+
+from scipy import stats
+
+from ekd.report.method import matched_random, selects
+from ekd.report.section import Result, Section
+from ekd.report.sweep import Cell
+
+FEW = 5  # seeds
+UNEQUAL = 1.05  # tokens of one method over another's
+# What makes a method, a repetition or a place; everything else is meant to be the same in all cells.
+OWN = re.compile(
+    r"(seed|ckpt|data\.seed|method|budget|signal|selector|loss)(\..*)?|callback\..*|logger\..*|trainer\.default_root_dir"
+    r"|student\.(signal|selector|loss|alpha_ce|hard_rows)(\..*)?"
+)
+SHOWN = 4  # names before "and more"
+
+
+def cautions(section: Section, main: Result) -> list[str]:
+    return [*_seeds(section, main), *_tokens(section), *_code(section.cells), *_settings(section.cells)]
+
+
+def some(names: Sequence[str]) -> str:
+    """a, b, c, d and 7 more."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _seeds(section: Section, main: Result) -> Iterator[str]:
+    n = len(section.seeds)
+    if n == 1:
+        yield "One seed: there are no intervals and no tests, and every difference below may be chance. Run at least 3."
+    elif n < FEW:
+        wide = stats.t.ppf(0.975, n - 1)
+        yield (
+            f"{n} seeds: a paired interval has {n - 1} degree{'s' * (n > 2)} of freedom and reaches {wide:.1f} "
+            "standard errors to each side, where many seeds would need 2.0. It takes differences to be about normal."
+        )
+    short = [name for name in main.table if len(main.table[name]) < n]
+    if short:
+        yield f"Not every method has every seed ({some(short)}): each comparison uses the seeds that both have."
+
+
+def _tokens(section: Section) -> Iterator[str]:
+    seen = {name: mean(_supervised(cell) for cell in section.of(name)) for name in section.methods}
+    for name in section.methods:
+        control = matched_random(name, section.methods) if selects(name) else None
+        if control and not 1 / UNEQUAL < (seen[name] + 1e-9) / (seen[control] + 1e-9) < UNEQUAL:
+            yield f"{name} learned from {seen[name]:,.0f} tokens and its control {control} from {seen[control]:,.0f}."
+    low, high = min(seen, key=lambda name: seen[name]), max(seen, key=lambda name: seen[name])
+    if seen[high] > UNEQUAL * seen[low]:
+        what = (
+            "Supervised tokens were to be equal and are not"
+            if section.budget == "tokens"
+            else ("Supervised tokens are not equal between methods")
+        )
+        yield f"{what}: {low} learned from {seen[low]:,.0f}, {high} from {seen[high]:,.0f}."
+
+
+def _supervised(cell: Cell) -> float:
+    return float(cell.figures["train"]["supervised_tokens"])
+
+
+def _code(cells: Sequence[Cell]) -> Iterator[str]:
+    changed = sum(bool(cell.made.get("changed")) for cell in cells)
+    if changed:
+        yield f"{changed} of {len(cells)} runs had uncommitted changes in ekd or conf: no commit says what they ran."
+    commits = sorted({str(cell.made.get("commit"))[:9] for cell in cells})
+    if commits == ["None"]:
+        yield "No commit is known: ekd ran outside a git checkout."
+    elif len(commits) > 1:
+        yield f"The runs come from {len(commits)} commits ({some(commits)}): a difference may come from the code."
+    for package in sorted({name for cell in cells for name in cell.made.get("versions", {})}):
+        versions = sorted({str(cell.made["versions"].get(package)) for cell in cells if "versions" in cell.made})
+        if len(versions) > 1:
+            yield f"The runs used several versions of {package}: {some(versions)}."
+
+
+def _settings(cells: Sequence[Cell]) -> Iterator[str]:
+    flat = [dict(_leaves(cell.made["config"])) for cell in cells]
+    keys = sorted({key for one in flat for key in one if not OWN.fullmatch(key)})
+    differ = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
+    if differ:
+        yield f"Settings that are no part of a method differ between runs: {some(differ)}."
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node

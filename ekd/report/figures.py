@@ -1,0 +1,311 @@
+"""The figures of a report, drawn by matplotlib: one look, read in light and dark, told apart without colour vision.
+
+Every function gives a Figure of its own (no pyplot, no state). Colours come from `palette`, whose light values
+`ekd.report.svg` exchanges for variables of the page's style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from ekd.report.method import band, bands, is_random, width
+from ekd.report.palette import BAND, INK, LINE, OTHER, PAGE, RANDOM, SOFT, TEACHER_FREE, TOPK, WIDE, by_percentile
+
+if TYPE_CHECKING:  # a single run's page needs no statistics, and so no scipy
+    from ekd.report.effects import Comparison, Estimate
+    from ekd.report.section import Result
+
+WIDTH = 8.4  # inches; the page scales it
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "svg.fonttype": "none",  # text stays text: searchable, and in the reader's own font
+    "svg.hashsalt": "ekd",  # the same figure gives the same file
+    "figure.facecolor": PAGE,
+    "axes.facecolor": PAGE,
+    "savefig.facecolor": PAGE,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+
+
+def bucket_curve(result: Result) -> Figure:
+    """The metric of every band over its percentiles, beside the controls; dots are seeds, boxes 95% intervals."""
+    controls = [name for name in result.table if band(name) is None]
+    if len(controls) == len(result.table):
+        return _methods_only(controls, result)
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 4.4), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 0.28 * len(controls) + 0.3])
+        for name in _backdrop(result):
+            _strip(left, name, result.means[name])
+        _bands(left, result)
+        _points(right, controls, result)
+        low, high = _limits(result)
+        left.set_ylim(low, high)
+        _beyond(right, controls, result, low, high)
+        left.set(xlim=(0, 100), xlabel="percentile of the score within the sequence", ylabel=_axis(result))
+        left.set_xticks(range(0, 101, 10))
+    return figure
+
+
+def _methods_only(names: Sequence[str], result: Result) -> Figure:
+    """A sweep without bands."""
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 4.0), layout="constrained")
+        axes = figure.subplots()
+        _points(axes, names, result)
+        axes.set_ylabel(_axis(result))
+    return figure
+
+
+def _bands(axes: Axes, result: Result) -> None:
+    tiles = set(bands(result.table))
+    for name, values in result.table.items():
+        ends = band(name)
+        if ends is None:
+            continue
+        mean, colour = result.means[name], BAND if name in tiles else WIDE
+        style = "-" if name in tiles else (0, (4, 1.5))
+        if mean.low is not None and mean.high is not None:
+            axes.fill_between(ends, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(ends, [mean.mean] * 2, color=colour, linewidth=2.2, linestyle=style, solid_capstyle="butt", gid=name)
+        places = np.linspace(ends[0], ends[1], len(values) + 2)[1:-1]
+        axes.plot(places, list(values.values()), "o", color=colour, markersize=3.2, markeredgewidth=0)
+
+
+def _backdrop(result: Result) -> list[str]:
+    """The controls that the bands are to be seen against: every token, and as many by chance and from the top."""
+    share = width(bands(result.table)[0])
+    wanted = ["vanilla", *(f"{kind}_{share:g}" for kind in ("random", "topk"))]
+    return [name for name in wanted if name in result.means]
+
+
+def _strip(axes: Axes, name: str, mean: Estimate) -> None:
+    """A control across all percentiles."""
+    colour = colour_of(name)
+    if mean.low is not None and mean.high is not None:
+        axes.axhspan(mean.low, mean.high, color=colour, alpha=0.1, linewidth=0)
+    axes.axhline(mean.mean, color=colour, linewidth=1.1, linestyle="-" if name == "vanilla" else (0, (5, 2)))
+    # at places of their own, so that two controls of about one value do not write over each other
+    place, side = {"vanilla": (100, "right"), "random": (0, "left")}.get(name.partition("_")[0], (50, "center"))
+    shift = {"right": -3, "left": 3, "center": 0}[side]
+    axes.annotate(name, (place, mean.mean), (shift, 3), textcoords="offset points", ha=side, color=colour, fontsize=8.5)
+
+
+def _points(axes: Axes, names: Sequence[str], result: Result) -> None:
+    for place, name in enumerate(names):
+        mean, values, colour = result.means[name], list(result.table[name].values()), colour_of(name)
+        if mean.low is not None and mean.high is not None:
+            axes.fill_between([place - 0.3, place + 0.3], mean.low, mean.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            [place - 0.3, place + 0.3], [mean.mean] * 2, color=colour, linewidth=2.2, solid_capstyle="butt", gid=name
+        )
+        axes.plot(
+            place + np.linspace(-0.15, 0.15, len(values)), values, "o", color=colour, markersize=3.2, markeredgewidth=0
+        )
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.6, max(len(names) - 0.4, 0.6))
+    axes.grid(axis="x", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _limits(result: Result) -> tuple[float, float]:
+    """All seeds, but for controls that would leave the bands no room; a wide interval may be cut."""
+    near = [v for name, values in result.table.items() if band(name) or is_random(name) for v in values.values()]
+    near = near or [v for values in result.table.values() for v in values.values()]
+    room = max(max(near) - min(near), 1e-6)
+    spread = [v for values in result.table.values() for v in values.values()]
+    inside = [v for v in spread if min(near) - 1.2 * room <= v <= max(near) + 1.2 * room]
+    margin = 0.12 * max(max(inside) - min(inside), 1e-6)
+    return min(inside) - margin, max(inside) + margin
+
+
+def _beyond(axes: Axes, names: Sequence[str], result: Result, low: float, high: float) -> None:
+    """A control off the scale is named with its value at the edge."""
+    for place, name in enumerate(names):
+        mean = result.means[name].mean
+        if low <= mean <= high:
+            continue
+        above = mean > high
+        text = f"{'↑' if above else '↓'} {result.show(mean)}"
+        axes.annotate(text, (place, high if above else low), (0, -4 if above else 4), textcoords="offset points",
+                      ha="center", va="top" if above else "bottom", rotation=90,
+                      color=colour_of(name), fontsize=8.5)  # fmt: skip
+
+
+def differences(result: Result) -> Figure:
+    """Every method minus its random control and minus vanilla, paired by seed, with 95% intervals."""
+    groups = [
+        ("minus random of the same share", [c for c in result.comparisons if is_random(c.control)]),
+        ("minus vanilla", [c for c in result.comparisons if c.control == "vanilla"]),
+    ]
+    groups = [(title, group) for title, group in groups if group]
+    rows = max(len(group) for _, group in groups)
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 0.9 + 0.24 * rows), layout="constrained")
+        for axes, (title, group) in zip(np.atleast_1d(figure.subplots(1, len(groups))), groups, strict=True):
+            _forest(axes, title, group, result)
+    return figure
+
+
+def _forest(axes: Axes, title: str, group: Sequence[Comparison], result: Result) -> None:
+    axes.axvline(0, color=INK, linewidth=1)
+    for place, c in enumerate(group):
+        colour = BAND if c.found else SOFT
+        if c.low is not None and c.high is not None:
+            axes.plot([c.low, c.high], [place] * 2, color=colour, linewidth=2 if c.found else 1.2)
+        face = colour if c.found else PAGE
+        axes.plot([c.difference], [place], "o", color=colour, markerfacecolor=face, markersize=5)
+    axes.set_yticks(range(len(group)), [c.method for c in group])
+    axes.set_ylim(len(group) - 0.4, -0.6)
+    ends = [v for c in group for v in (c.difference, c.low or 0, c.high or 0, 0)]
+    margin = 0.07 * (max(ends) - min(ends)) or 1
+    axes.set_xlim(min(ends) - margin, max(ends) + margin)
+    unit = "points" if result.metric.unit == "%" else result.metric.unit
+    axes.set(title=title, xlabel=f"{'← better' if result.metric.falls else '← worse'} · {unit} · "
+             f"{'worse →' if result.metric.falls else 'better →'}")  # fmt: skip
+    axes.grid(axis="y", visible=False)
+
+
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # method -> x, y
+
+
+def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
+    """panels: the label of each x axis, a line for every method, and whether x is on a log scale."""
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 3.6), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (label, lines, log) in zip(row, panels, strict=True):
+            for name, (x, y) in lines.items():
+                axes.plot(x, y, label=name, gid=f"series:{name}", **look(name))
+            axes.set_xlabel(label)
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            if log:
+                _log(axes, "x")
+            _log_if_wide(axes, [v for _, y in lines.values() for v in y])
+        figure.axes[0].set_ylabel(ylabel)
+        _legend(figure)
+    return figure
+
+
+def deciles(before: Sequence[float] | None, after: Mapping[str, Sequence[float]]) -> Figure:
+    """KL of the rows in each tenth of their sequence by teacher entropy."""
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[2, 3])
+        for axes in (left, right):
+            for name, values in after.items():
+                axes.plot(range(1, 11), values, label=name, gid=f"series:{name}", **look(name))
+            axes.set_xticks(range(1, 11))
+        if before is not None:
+            left.plot(
+                range(1, 11), before, color=SOFT, linewidth=1.4, linestyle=(0, (1, 1.5)), marker="o", markersize=3
+            )
+            left.annotate(
+                "before", (10, before[-1]), (0, -5), textcoords="offset points", ha="right", va="top", color=SOFT
+            )
+        left.set(title="before and after", ylabel="KL to the teacher, nats")
+        right.set(title="after")
+        figure.supxlabel("tenth of the sequence by teacher entropy (10 = most unsure)", fontsize=9.5)
+        for axes, shown in ((left, [*after.values(), before or []]), (right, list(after.values()))):
+            _log_if_wide(axes, [v for values in shown for v in values])
+        _legend(figure)
+    return figure
+
+
+def histogram(edges: Sequence[float], counts: Sequence[float]) -> Figure:
+    """Share of the traces' tokens by the teacher's entropy, with the percentiles that a bucket counts in."""
+    total = sum(counts) or 1
+    shares = [100 * count / total for count in counts]
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 3.0), layout="constrained")
+        axes = figure.subplots()
+        axes.stairs(shares, edges, fill=True, color=BAND, alpha=0.85)
+        axes.set(xlabel="teacher entropy, nats", ylabel="% of the tokens", xlim=(edges[0], edges[-1]))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        inside = np.concatenate([[0], np.cumsum(shares)])
+        for percentile in (50, 70, 80, 90, 95):
+            place = float(np.interp(percentile, inside, edges))
+            axes.axvline(place, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+            axes.annotate(f"{percentile}%", (place, 1), (2, -2), xycoords=("data", "axes fraction"),
+                          textcoords="offset points", va="top", fontsize=8, rotation=90)  # fmt: skip
+    return figure
+
+
+def colour_of(name: str) -> str:
+    if name == "vanilla":
+        return INK
+    if name == "teacher_free":
+        return TEACHER_FREE
+    if is_random(name):
+        return RANDOM
+    if name.startswith("topk_"):
+        return TOPK
+    return BAND if band(name) else OTHER
+
+
+def look(name: str) -> dict[str, Any]:
+    """A line's colour, and a dash that tells families apart without it."""
+    ends = band(name)
+    if ends:
+        return {"color": by_percentile(sum(ends) / 2), "linewidth": 1.5}
+    dash: dict[str, Any] = {"vanilla": "-", "teacher_free": (0, (1, 1.2))}
+    kind: Any = (0, (5, 2)) if is_random(name) else (0, (6, 1.5, 1, 1.5))
+    return {"color": colour_of(name), "linewidth": 1.8, "linestyle": dash.get(name, kind)}
+
+
+def _legend(figure: Figure) -> None:
+    """Beside the panels, one entry a method, each marked as its line is, so that a page can light both up."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(labels) < 2:
+        return
+    legend = figure.legend(handles, labels, loc="outside right upper", fontsize=8, handlelength=2.6, labelspacing=0.25)
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        for part in (handle, text):
+            if part is not None:
+                part.set_gid(f"series:{text.get_text()}")
+
+
+def _axis(result: Result) -> str:
+    return f"{result.metric.label}, {result.metric.unit}"
+
+
+def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+    """A curve that falls tenfold hides its end on a linear scale."""
+    if values and min(values) > 0 and max(values) > 8 * min(values):
+        _log(axes, "y")
+
+
+def _log(axes: Axes, which: str) -> None:
+    """Plain numbers at 1, 2 and 5 of each power of ten."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    for formatter in (axis.set_major_formatter, axis.set_minor_formatter):
+        formatter("{x:,g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))

@@ -1,0 +1,177 @@
+"""What the data support and what they do not, in words that follow from the numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+from ekd.report.effects import Comparison, any_difference
+from ekd.report.method import ORIGINAL, bands, is_random, matched_random, selects
+from ekd.report.section import Result, Section
+
+
+class Findings(NamedTuple):
+    headline: str
+    points: list[str]
+    limits: list[str]
+
+
+def findings(section: Section, results: Sequence[Result]) -> Findings:
+    """results: the first carries the words, the others a sentence each."""
+    main = results[0]
+    points = [
+        *_order(main),
+        *_original(main),
+        *_against(main, "random", [c for c in main.comparisons if is_random(c.control)]),
+        *_against(main, "vanilla", [c for c in main.comparisons if c.control == "vanilla" and selects(c.method)]),
+        *_teacher(main),
+        *(_also(other) for other in results[1:]),
+    ]
+    return Findings(_headline(main), points, _limits(section, main))
+
+
+def sentence(result: Result, c: Comparison) -> str:
+    """bucket_70_80 is not different from random_10 at this size: difference +0.02 nats [−0.05, 0.09], 3 seeds."""
+    numbers = f"difference {result.show(c.difference, True)} {_unit(result)}"
+    if c.low is None or c.high is None or c.p is None or c.corrected is None:
+        why = "one seed" if c.n == 1 else f"{c.n} seeds, all exactly alike"
+        return f"{c.method} and {c.control}: {numbers}; {why}, so nothing says whether that is chance."
+    family = sum(other.p is not None for other in result.comparisons)
+    numbers += f" {result.span(c.low, c.high)}, {c.n} seeds"
+    word = "better" if result.better(c) else "worse"
+    if c.found:
+        return f"{c.method} is {word} than {c.control}: {numbers}, p {chance(c.corrected)} corrected."
+    if c.hinted:
+        return (
+            f"{c.method} may be {word} than {c.control}: {numbers}, p {chance(c.p)} alone but {chance(c.corrected)} "
+            f"after correction for {family} comparisons, so this sweep does not show it."
+        )
+    return f"{c.method} is not different from {c.control} at this size: {numbers}."
+
+
+def chance(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.095 else f"{p:.2f}"
+
+
+def _unit(result: Result) -> str:
+    return "points" if result.metric.unit == "%" else result.metric.unit
+
+
+def _headline(main: Result) -> str:
+    versus = [c for c in main.comparisons if is_random(c.control)]
+    if not versus:
+        return (
+            "There is no random control of the same share in this sweep, so it cannot say whether it matters which "
+            "tokens are chosen."
+        )
+    tested = [c for c in versus if c.p is not None]
+    if not tested:
+        return "There are too few seeds to tell any method from random tokens of the same share."
+    better = [c for c in tested if c.found and main.better(c)]
+    worse = [c for c in tested if c.found and not main.better(c)]
+    said = f"{len(tested)} ways of choosing were compared with random tokens of the same share"
+    if not better and not worse:
+        return f"{said}; at this size, none is shown to be better or worse."
+    parts = [f"{len(group)} {word}" for group, word in ((better, "better"), (worse, "worse")) if group]
+    rest = len(tested) - len(better) - len(worse)
+    return f"{said}: {' and '.join(parts)}" + (f", {rest} not told apart." if rest else ".")
+
+
+def _order(main: Result) -> list[str]:
+    tiles = bands(main.table)
+    p = any_difference(main.table, tiles)
+    if p is None:
+        return []
+    best = main.ranked(tiles)[0]
+    value = f"{main.show(main.means[best].mean)} {main.metric.unit}"
+    lead = f"the {main.metric.label} is {'lowest' if main.metric.falls else 'highest'} for {best} ({value})"
+    if p < 0.05:
+        return [
+            f"Which of the {len(tiles)} bands is taken matters (Friedman's test, p {chance(p)}): {lead}. The best of "
+            f"{len(tiles)} looks better than it is, because it was picked by looking."
+        ]
+    return [
+        f"That it matters which of the {len(tiles)} bands is taken is not shown (Friedman's test, p {chance(p)}); "
+        f"{lead}, but one of them has to be."
+    ]
+
+
+def _original(main: Result) -> list[str]:
+    """The band that the original recommends, always by name."""
+    if ORIGINAL not in main.table:
+        return []
+    controls = (matched_random(ORIGINAL, main.table), "vanilla")
+    found = [c for c in (main.against(ORIGINAL, control) for control in controls) if c is not None]
+    tiles = bands(main.table)
+    if ORIGINAL not in tiles or len(tiles) < 3:
+        return [f"The original's band. {sentence(main, c)}" for c in found]
+    rank = main.ranked(tiles).index(ORIGINAL) + 1
+    return [
+        f"The original's claim, that {ORIGINAL} is the band to take: its mean is number {rank} of {len(tiles)} here. "
+        + " ".join(sentence(main, c) for c in found)
+    ]
+
+
+def _against(main: Result, what: str, comparisons: Sequence[Comparison]) -> list[str]:
+    """One line for each outcome, so that twenty methods stay readable; the table has every number."""
+    others = [c for c in comparisons if c.method != ORIGINAL]
+    name = "random tokens of the same share" if what == "random" else what
+    said = []
+    for word, wanted in (("Better", True), ("Worse", False)):
+        group = [c for c in others if c.found and main.better(c) is wanted]
+        if group:
+            said.append(f"{word} than {name}: {_listed(main, group)}.")
+    hinted = [c for c in others if c.hinted]
+    if hinted:
+        said.append(
+            f"Different from {name} on their own, but not after the correction, so not shown: {_listed(main, hinted)}."
+        )
+    rest = [c for c in others if not c.found and not c.hinted and c.p is not None]
+    if rest:
+        said.append(f"Not different from {name} at this size: {_listed(main, rest)}.")
+    return said
+
+
+def _listed(main: Result, group: Sequence[Comparison]) -> str:
+    """A long list goes without its intervals, which the table has."""
+    spans = [f" {main.span(c.low, c.high)}" if len(group) <= 4 else "" for c in group]
+    return ", ".join(f"{c.method} ({main.show(c.difference, True)}{s})" for c, s in zip(group, spans, strict=True))
+
+
+def _teacher(main: Result) -> list[str]:
+    c = main.against("teacher_free", "vanilla")
+    return [] if c is None else [f"Without the teacher's distribution: {sentence(main, c)}"]
+
+
+def _also(other: Result) -> str:
+    tested = [c for c in other.comparisons if c.p is not None]
+    found = [c for c in tested if c.found]
+    if not tested:
+        return f"By {other.metric.label}, nothing can be compared."
+    better = sum(other.better(c) for c in found)
+    return (
+        f"By {other.metric.label}, {len(found)} of {len(tested)} comparisons show a difference after their own "
+        f"correction ({better} better, {len(found) - better} worse)."
+    )
+
+
+def _limits(section: Section, main: Result) -> list[str]:
+    halves = [c.high - c.difference for c in main.comparisons if c.high is not None]
+    said = []
+    if halves:
+        said.append(
+            f"A paired difference is known to ±{main.show(median(halves))} {_unit(main)} here (median of "
+            f"{len(halves)} intervals): smaller ones cannot be seen, and “not different” is no proof that two methods "
+            "are equal."
+        )
+    said.append(
+        "The seed is the unit of replication. All runs share their held-out problems, so an interval says what other "
+        "seeds would give, not other problems, another teacher or another student."
+    )
+    if section.budget == "steps":
+        said.append(
+            "At equal steps a method that takes a tenth of the tokens learns from a tenth of them: beside vanilla it "
+            "has seen less, beside random of the same share it has not."
+        )
+    return said

@@ -1,0 +1,119 @@
+"""Pages for a browser: of a sweep and of one run. One file each, no network; figures and tables lie beside it, too.
+
+Light to import: matplotlib, scipy and Jinja are loaded by the call.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ekd.report.plain import Table
+
+DPI = 200  # of the PNG files
+
+
+class Drawing(NamedTuple):
+    """A figure in the page, and the names of its files."""
+
+    svg: str
+    label: str  # read aloud
+    caption: str
+    files: list[str]
+    lines: bool  # many lines, of which a reader may bring one forward
+
+
+class Folder(NamedTuple):
+    """Where a page and what belongs to it are written."""
+
+    path: Path
+    png: bool  # also a PNG of every figure
+
+    def draw(self, figure: Figure, name: str, label: str, caption: str, lines: bool = False) -> Drawing:
+        from ekd.report.svg import drawn, inline
+
+        whole = drawn(figure)
+        files = [f"{name}.svg"]
+        (self.path / files[0]).write_text(whole)
+        if self.png:
+            files.append(f"{name}.png")
+            figure.savefig(self.path / files[1], dpi=DPI)
+        return Drawing(inline(whole, name, label), label, caption, files, lines)
+
+    def write(self, table: Table, name: str) -> list[str]:
+        from ekd.report.plain import latex, markdown
+
+        (self.path / f"{name}.md").write_text(markdown(table))
+        (self.path / f"{name}.tex").write_text(latex(table))
+        return [f"{name}.md", f"{name}.tex"]
+
+    def render(self, template: str, **values: Any) -> Path:
+        page = self.path / "index.html"
+        page.write_text(rendered(template, **values))
+        return page
+
+
+def folder(path: Path, png: bool) -> Folder:
+    path.mkdir(parents=True, exist_ok=True)
+    return Folder(path, png)
+
+
+def sweep_page(path: Path, out: Path | None = None) -> Path:
+    """-> the page, PATH/report/index.html unless `out` names another folder. Raises ValueError as `sweep.read` does."""
+    from ekd.report.sweep import read
+    from ekd.report.sweep_view import view
+
+    sweep = read(path)
+    where = folder(out or path / "report", png=True)
+    return where.render("sweep.html", **view(sweep, where))
+
+
+def run_page(run: Path, out: Path | None = None) -> Path:
+    """-> the page of one finished run, RUN/report/index.html unless `out` names another folder."""
+    from ekd.report.run_view import view
+
+    where = folder(out or run / "report", png=False)
+    return where.render("run.html", **view(run, where))
+
+
+def rendered(template: str, **values: Any) -> str:
+    import jinja2
+    from markupsafe import Markup, escape
+
+    from ekd.report.palette import variables
+
+    def names(text: str, known: Sequence[str]) -> Markup:
+        """Method names in code's letters, so that they stand out of a sentence."""
+        pattern = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
+        return Markup(re.sub(rf"\b({pattern})\b", r"<code>\1</code>", str(escape(text))))
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["names"] = names
+    light, dark = Markup(variables(False)), Markup(variables(True))
+    return environment.get_template(template).render(light=light, dark=dark, **values)
+
+
+def command(made: Mapping[str, Any]) -> str:
+    """As it was typed, but for the path of the program."""
+    words = [str(word) for word in made.get("command") or []]
+    door = Path(words[0]).stem if words else "train"
+    return shlex.join(["python", "-m", f"ekd.{'train' if door == '__main__' else door}", *words[1:]])
+
+
+def versions(made: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
+    commit = made.get("commit") or "unknown"
+    changed = " with uncommitted changes" if made.get("changed") else ""
+    return f"ekd {made.get('ekd')}, commit {commit}{changed}; {packages}."
+
+
+def settings(config: Any) -> str:
+    return json.dumps(config, indent=1)

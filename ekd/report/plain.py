@@ -1,0 +1,48 @@
+"""A table of a report: one shape for the page, for Markdown and for LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Value(NamedTuple):
+    text: str
+    kind: str = ""  # better or worse: a difference that is shown; hint: one that is not after the correction
+    shade: float = 0.0  # -1 to 1, of a cell whose size is seen by its colour
+
+
+class Table(NamedTuple):
+    name: str  # of its files
+    caption: str
+    head: list[str]  # the first column names the row
+    rows: list[list[Value]]
+    notes: list[str]
+
+
+def markdown(table: Table) -> str:
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(value.replace("|", r"\|") for value in values) + " |"
+
+    rule = "|---|" + "---:|" * (len(table.head) - 1)
+    body = [line([value.text for value in row]) for row in table.rows]
+    return "\n".join([line(table.head), rule, *body, "", *table.notes]) + "\n"
+
+
+def latex(table: Table) -> str:
+    """For booktabs; the caption is the writer's."""
+    body = [" & ".join(_tex(value.text) for value in row) + r" \\" for row in table.rows]
+    head = " & ".join(_tex(label) for label in table.head) + r" \\"
+    lines = [
+        "% \\usepackage{booktabs}",
+        f"% {' '.join(table.notes)}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+    ]
+    return "\n".join([*lines, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    text = re.sub(r"([_%&#$])", r"\\\1", text)
+    text = re.sub(r"−(?=\d)", "$-$", text).replace("<", "$<$").replace("–", "--")
+    return re.sub(r" \*$", "$^{*}$", text)

@@ -1,0 +1,191 @@
+"""What the page of one run shows. It needs no statistics: one run is one seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ekd.report import figures as draw
+from ekd.report.page import Drawing, Folder, command, settings, versions
+from ekd.report.plain import Table, Value
+from ekd.report.run import accuracy
+from ekd.report.sweep import Cell, curve, read_cell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHOWN = 6  # answers
+DECILES = [f"choice/kl/decile{d}" for d in range(10)]
+CHOICE = (
+    ("held-out rows, %", "share", 100.0),
+    ("teacher entropy, nats", "teacher_entropy", 1.0),
+    ("student entropy, nats", "student_entropy", 1.0),
+    ("digits, %", "kind/digits", 100.0),
+    ("operators, %", "kind/operators", 100.0),
+    ("words, %", "kind/words", 100.0),
+    ("punctuation, %", "kind/punctuation", 100.0),
+    ("other, %", "kind/other", 100.0),
+    ("starts a sentence, %", "kind/sentence_start", 100.0),
+)
+
+
+def view(run: Path, folder: Folder) -> dict[str, Any]:
+    """Raises ValueError, in a sentence, for a run that did not finish."""
+    cell = read_cell(run, run)
+    if not isinstance(cell, Cell):
+        raise ValueError(f"run={run} is {cell.state}: {cell.why}")
+    answers = list(sample_answers(run / "answers.jsonl"))
+    return {
+        "title": f"{cell.method}, seed {cell.seed}",
+        "kicker": f"A run of ekd: {run}",
+        "tally": tally(cell),
+        "outcome": outcome(cell),
+        "cautions": cautions(cell),
+        "learning": learning(cell, folder),
+        "deciles": deciles(cell, folder),
+        "choice": choice(cell),
+        "traces": traces(cell, folder),
+        "answers": answers,
+        "answers_note": f"{len(answers)} of the student's answers after training, right ones first.",
+        "command": command(cell.made),
+        "versions": versions(cell.made),
+        "settings": settings(cell.made["config"]),
+        "made_by": f"python -m ekd.report run={run}",
+    }
+
+
+def tally(cell: Cell) -> list[tuple[str, str, str]]:
+    train, after = cell.figures["train"], cell.figures["after"]
+    return [
+        ("held-out KL", f"{after['val/kl']:.3f}", "nats"),
+        ("tokens selected", f"{100 * train['selected']:.1f}%", ""),
+        ("learned from", f"{train['supervised_tokens']:,}", "tokens"),
+        ("minutes", f"{cell.figures['minutes']:.1f}", ""),
+    ]
+
+
+def outcome(cell: Cell) -> Table:
+    before, after, train = cell.figures.get("before", {}), cell.figures["after"], cell.figures["train"]
+    rows = []
+    for name, label, factor, unit in (
+        ("kl", "held-out KL to the teacher", 1, " nats"),
+        ("agreement", "top-1 agreement with the teacher", 100, "%"),
+        ("ce", "held-out cross entropy", 1, " nats"),
+        ("entropy", "entropy of the student", 1, " nats"),
+    ):
+        key = f"val/{name}"
+        shown = [
+            f"{factor * part[key]:.{1 if factor > 1 else 3}f}{unit}" if key in part else "–" for part in (before, after)
+        ]
+        rows.append([Value(label), *map(Value, shown)])
+    rows += [[Value(f"accuracy, {who}"), Value(""), Value(accuracy(marks))] for who, marks in exams(cell).items()]
+    rows.append([Value("training speed"), Value(""), Value(f"{train['tokens_per_second']:,.0f} response tokens/s")])
+    rows.append([Value("peak memory"), Value(""), Value(f"{cell.figures['peak_memory_gb']:.2f} GB")])
+    return Table("outcome", "What came out", ["", "before training", "after training"], rows, [])
+
+
+def exams(cell: Cell) -> Mapping[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = cell.figures.get("exams") or {}
+    return found
+
+
+def cautions(cell: Cell) -> list[str]:
+    said = [
+        "One run is one seed: beside another run, any difference may be chance. A sweep with seeds and controls says "
+        "more: python -m ekd.train -m experiment=bucket_sweep, then python -m ekd.report sweep=PATH."
+    ]
+    if cell.made.get("changed"):
+        said.append("ekd or conf had uncommitted changes: the commit does not say what ran.")
+    problems = [int(marks["problems"]) for marks in exams(cell).values()]
+    if problems:
+        said.append(f"The exam has {min(problems)} problems; the brackets are 95% intervals over problems.")
+    return said
+
+
+def learning(cell: Cell, folder: Folder) -> Drawing | None:
+    line = curve(cell)
+    if len(line.steps) < 2:
+        return None
+    panels = [
+        ("step", {cell.method: (line.steps, line.kl)}, False),
+        ("supervised tokens", {cell.method: (line.tokens, line.kl)}, False),
+    ]
+    caption = "Held-out KL while training, against optimizer steps and against the tokens that were learned from."
+    label = f"Learning curve: held-out KL from {line.kl[0]:.3g} to {line.kl[-1]:.3g} nats"
+    return folder.draw(draw.curves(panels, "held-out KL to the teacher, nats"), "learning_curve", label, caption)
+
+
+def deciles(cell: Cell, folder: Folder) -> Drawing | None:
+    before, after = cell.figures.get("before", {}), cell.figures["after"]
+    if not set(DECILES) <= set(after):
+        return None
+    start = [before[key] for key in DECILES] if set(DECILES) <= set(before) else None
+    caption = "KL to the teacher of held-out tokens in each tenth of their sequence by teacher entropy."
+    figure = draw.deciles(start, {cell.method: [after[key] for key in DECILES]})
+    return folder.draw(figure, "deciles", "KL by tenth of teacher entropy, before and after", caption)
+
+
+def choice(cell: Cell) -> Table | None:
+    """The rows that the selector takes beside those it leaves, on held-out rows; None where none are left."""
+    after = cell.figures["after"]
+    if "choice/share" not in after or after["choice/share"] >= 1:
+        return None
+    rows = []
+    for label, name, factor in CHOICE:
+        if name == "share":
+            pair = [after["choice/share"], 1 - after["choice/share"]]
+        else:
+            kind, _, rest = name.partition("/")
+            keys = [f"choice/{kind}/{side}" + (f"/{rest}" if rest else "") for side in ("chosen", "left")]
+            pair = [after.get(key) for key in keys]
+        shown = ["–" if v is None else f"{factor * v:.{1 if factor > 1 else 2}f}" for v in pair]
+        rows.append([Value(label), *map(Value, shown)])
+    notes = [
+        f"Of the chosen rows, {100 * after[f'choice/overlap/{who}_top20']:.0f}% are among their sequence's 20% of "
+        f"highest {who} entropy (by chance: {100 * after['choice/overlap/random20']:.0f}%)."
+        for who in ("teacher", "student")
+        if f"choice/overlap/{who}_top20" in after and "choice/overlap/random20" in after
+    ]
+    return Table("choice", "Held-out rows that the selector takes and leaves", ["", "chosen", "left"], rows, notes)
+
+
+def traces(cell: Cell, folder: Folder) -> Drawing | None:
+    shown = cell.figures.get("trace_entropy")
+    if not shown:
+        return None
+    caption = (
+        f"The teacher's entropy over {sum(shown['counts']):,} training tokens of {cell.made.get('traces')}, log scale."
+    )
+    figure = draw.histogram(shown["edges"], shown["counts"])
+    return folder.draw(figure, "traces", "Histogram of the teacher's entropy", caption)
+
+
+def sample_answers(file: Path) -> Iterator[dict[str, str]]:
+    """Right ones first; at most SHOWN. A line cut off by a kill is left out."""
+    if not file.exists():
+        return
+    found = []
+    for line in file.read_text(errors="replace").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    order = {"correct": 0, "wrong": 1, "unparseable": 2}
+    for answer in sorted(found, key=lambda a: order.get(str(a.get("status")), 3))[:SHOWN]:
+        cut = ", cut off" if answer["finish"] == "length" else ""
+        said = f"said {answer['extracted']}, " if answer["extracted"] else ""
+        yield {
+            "verdict": {"correct": "right", "wrong": "wrong"}.get(answer["status"], "no answer found"),
+            "problem_id": str(answer["problem_id"]),
+            "detail": f"{said}the answer is {answer['reference']}; {answer['tokens']} tokens{cut}",
+            "question": question(str(answer["prompt"])),
+            "text": str(answer["text"]),
+        }
+
+
+def question(prompt: str) -> str:
+    """The last turn of the user, where the marks of a chat template show it; else the whole prompt."""
+    turn = prompt.rpartition("<|im_start|>user\n")[2]
+    return turn.partition("<|im_end|>")[0].strip()

@@ -1,0 +1,125 @@
+"""One budget of a sweep, ready to be shown: what was measured, by method and seed. Budgets are never mixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ekd.report.effects import Comparison, Estimate, compare, estimate
+from ekd.report.method import ordered, pairs
+from ekd.report.sweep import Cell, Lost, Sweep
+
+
+class Metric(NamedTuple):
+    name: str  # for files: kl, agreement, accuracy
+    label: str
+    unit: str
+    falls: bool  # lower is better
+    factor: float = 1.0
+
+
+KL = Metric("kl", "held-out KL to the teacher", "nats", True)
+AGREEMENT = Metric("agreement", "top-1 agreement with the teacher", "%", False, 100.0)
+ACCURACY = Metric("accuracy", "accuracy in the exam", "%", False, 100.0)
+TITLES = {"steps": "Equal steps", "tokens": "Equal supervised tokens", "": "Runs"}
+
+
+class Section(NamedTuple):
+    budget: str
+    cells: list[Cell]
+    lost: list[Lost]
+    missing: list[tuple[str, int]]
+    methods: list[str]
+    seeds: list[int]
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.budget]
+
+    def of(self, method: str) -> list[Cell]:
+        return [cell for cell in self.cells if cell.method == method]
+
+
+class Result(NamedTuple):
+    """One metric of a section."""
+
+    metric: Metric
+    table: dict[str, dict[int, float]]
+    means: dict[str, Estimate]
+    comparisons: list[Comparison]
+    decimals: int
+
+    def against(self, method: str, control: str | None) -> Comparison | None:
+        return next((c for c in self.comparisons if (c.method, c.control) == (method, control)), None)
+
+    def show(self, value: float, signed: bool = False) -> str:
+        """With a true minus, as many decimals as the seeds' spread deserves, without the unit."""
+        text = f"{value:{'+' if signed else ''}.{self.decimals}f}"
+        return text.replace("-", "−")
+
+    def span(self, low: float | None, high: float | None, signed: bool = False) -> str:
+        if low is None or high is None:
+            return "no interval"
+        return f"[{self.show(low, signed)}, {self.show(high, signed)}]"
+
+    def ranked(self, methods: Sequence[str]) -> list[str]:
+        """The best first."""
+        return sorted(methods, key=lambda name: self.means[name].mean, reverse=not self.metric.falls)
+
+    def better(self, comparison: Comparison) -> bool:
+        return (comparison.difference < 0) == self.metric.falls
+
+
+def sections(sweep: Sweep) -> list[Section]:
+    """Steps before tokens."""
+    budgets = sorted({cell.budget for cell in sweep.cells}, key=lambda name: (name == "", name))
+    return [_section(sweep, budget, only=len(budgets) == 1) for budget in budgets]
+
+
+def _section(sweep: Sweep, budget: str, only: bool) -> Section:
+    cells = [cell for cell in sweep.cells if cell.budget == budget]
+    lost = [cell for cell in sweep.lost if cell.budget == budget or (only and cell.budget == "")]
+    seen = {(cell.method, cell.seed) for cell in cells} | {(cell.method, cell.seed) for cell in lost}
+    methods = ordered(cell.method for cell in cells)
+    seeds = sorted({cell.seed for cell in cells})
+    grid = set(sweep.planned) or {(method, seed) for method in methods for seed in seeds}
+    return Section(budget, cells, lost, sorted(grid - seen), methods, seeds)
+
+
+def value(cell: Cell, metric: Metric) -> float | None:
+    """In the metric's unit; None where this run did not measure it."""
+    if metric is ACCURACY:
+        marks = cell.figures.get("exams", {}).get("student after")
+        found = marks["accuracy"] if marks else None
+    else:
+        found = cell.figures["after"].get(f"val/{metric.name}")
+    return None if found is None or not math.isfinite(found) else float(found) * metric.factor
+
+
+def result(section: Section, metric: Metric) -> Result | None:
+    """None where no run measured it."""
+    table: dict[str, dict[int, float]] = {name: {} for name in section.methods}
+    for cell in section.cells:
+        found = value(cell, metric)
+        if found is not None:
+            table[cell.method][cell.seed] = found
+    table = {name: seeds for name, seeds in table.items() if seeds}
+    if not table:
+        return None
+    means = {name: estimate(list(seeds.values())) for name, seeds in table.items()}
+    return Result(metric, table, means, compare(table, pairs(list(table))), _decimals(means, metric))
+
+
+def results(section: Section) -> list[Result]:
+    """The first is the one that the words are about."""
+    found = [result(section, metric) for metric in (KL, AGREEMENT, ACCURACY)]
+    return [one for one in found if one is not None]
+
+
+def _decimals(means: dict[str, Estimate], metric: Metric) -> int:
+    """Two digits of the typical half interval; four significant ones of the mean where there is none."""
+    halves = sorted(m.high - m.mean for m in means.values() if m.high is not None and m.high > m.mean)
+    if not halves:
+        return 1 if metric.unit == "%" else 3
+    return min(5, max(1, 1 - math.floor(math.log10(halves[len(halves) // 2]))))

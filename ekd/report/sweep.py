@@ -1,0 +1,196 @@
+"""A sweep's folder as a small table of cells: what finished, what did not, and why.
+
+PATH/[BUDGET/]METHOD/seed_N/ holds one training run each; a cell is finished when its metrics.json is there and whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+BUDGETS = ("steps", "tokens")
+ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells
+
+
+class Cell(NamedTuple):
+    folder: Path
+    budget: str  # "steps", "tokens", or "" where the run does not say
+    method: str
+    seed: int
+    figures: dict[str, Any]
+    made: dict[str, Any]  # config, command, ekd, commit, changed, versions
+
+
+class Lost(NamedTuple):
+    """A cell that gives no figures."""
+
+    folder: Path
+    budget: str
+    method: str
+    seed: int | None
+    state: str  # "failed", "unreadable" or "unfinished"
+    why: str
+
+
+class Sweep(NamedTuple):
+    path: Path
+    cells: list[Cell]
+    lost: list[Lost]
+    planned: list[tuple[str, int]]  # method and seed of every cell that multirun.yaml asks for; empty where unknown
+
+
+class Curve(NamedTuple):
+    """Validations of one run, in order; tokens are read off between the steps that were logged."""
+
+    steps: list[float]
+    tokens: list[float]
+    kl: list[float]
+
+
+def read(path: Path) -> Sweep:
+    """Raises ValueError, in a sentence, where there is nothing to report on or two cells claim to be the same one."""
+    if not path.is_dir():
+        raise ValueError(f"sweep={path} is no folder; give the one that holds METHOD/seed_N/ (hydra.sweep.dir)")
+    cells: list[Cell] = []
+    lost: list[Lost] = []
+    for folder in sorted(_folders(path)):
+        found = read_cell(folder, path)
+        (cells if isinstance(found, Cell) else lost).append(found)  # type: ignore[arg-type]
+    if not cells:
+        what = f"{len(lost)} cells, none of them finished; the first: {lost[0].why}" if lost else "no run at all"
+        raise ValueError(
+            f"sweep={path} holds {what}; run `python -m ekd.train -m experiment=bucket_sweep hydra.sweep.dir={path}`"
+        )
+    _check_single(cells)
+    return Sweep(path, cells, lost, planned(path))
+
+
+def read_cell(folder: Path, root: Path) -> Cell | Lost:
+    method, seed, budget = _place(folder, root)
+    file = folder / "metrics.json"
+    if not file.exists():
+        note = folder / "failed.txt"
+        if note.exists():
+            return Lost(folder, budget, method, seed, "failed", note.read_text(errors="replace").strip())
+        return Lost(folder, budget, method, seed, "unfinished", "not finished: the same command goes on with it")
+    try:
+        made = json.loads(file.read_text())
+        figures = made.pop("figures")
+        cell = Cell(
+            folder=folder,
+            budget=str(made.get("budget") or budget),
+            method=str(made.get("method") or name_of(made["config"])),
+            seed=int(made["config"]["seed"]),
+            figures=figures,
+            made=made,
+        )
+        kl = float(figures["after"]["val/kl"])
+        float(figures["train"]["supervised_tokens"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"metrics.json is not whole ({type(error).__name__}: {error}); delete it and start the sweep again"
+        return Lost(folder, budget, method, seed, "unreadable", why)
+    if not math.isfinite(kl):
+        return Lost(folder, budget, method, seed, "failed", f"val/kl is {kl}: training diverged; lower student.lr")
+    return cell
+
+
+def name_of(config: dict[str, Any]) -> str:
+    """The name of a run that was given none: bucket_70_80, random_10, topk_20, vanilla, or its selector's own."""
+    selector = dict(config["selector"])
+    kind = str(selector["_target_"]).rpartition(".")[2].lower()
+    if str(config["loss"]["_target_"]).endswith("CrossEntropy"):
+        return "teacher_free"
+    values = {"bucket": ("lower", "upper"), "random": ("k_percent",), "topk": ("k_percent",)}.get(kind, ())
+    return "_".join([kind, *(f"{float(selector[value]):g}" for value in values)])
+
+
+def planned(path: Path) -> list[tuple[str, int]]:
+    """What multirun.yaml asks for, as far as plain lists of methods and seeds say it; else empty."""
+    file = path / "multirun.yaml"
+    if not file.exists():
+        return []
+    hydra = (yaml.safe_load(file.read_text()) or {}).get("hydra", {})
+    asked = {key: str(value) for key, value in (hydra.get("sweeper", {}).get("params") or {}).items()}
+    asked |= dict(word.split("=", 1) for word in hydra.get("overrides", {}).get("task", []) if "=" in word)
+    methods = [name.strip() for name in asked.get("method", "").split(",") if name.strip()]
+    seeds = _integers(asked.get("seed", ""))
+    return [(method, seed) for method in methods for seed in seeds]
+
+
+def curve(cell: Cell) -> Curve:
+    """From every part of the run's metrics.csv; empty where it logged none."""
+    kl: dict[float, float] = {}
+    tokens = {-1.0: 0.0}
+    # A resumed cell has older parts, csv.1 and so on; what was done again is said by the newest.
+    for file in sorted(cell.folder.glob("csv*/metrics.csv"), key=lambda f: f.parent.name, reverse=True):
+        for row in _rows(file):
+            if row.get("val/kl"):
+                kl[float(row["step"])] = float(row["val/kl"])
+            if row.get("train/supervised_tokens"):
+                tokens[float(row["step"])] = float(row["train/supervised_tokens"])
+    steps = sorted(kl)
+    if not steps:
+        return Curve([], [], [])
+    tokens.setdefault(max(steps[-1], *tokens), float(cell.figures["train"]["supervised_tokens"]))
+    return Curve(steps, [_between(step, tokens) if step > 0 else 0.0 for step in steps], [kl[step] for step in steps])
+
+
+def _between(step: float, known: dict[float, float]) -> float:
+    """Linear between the steps that are known."""
+    import numpy as np
+
+    places = sorted(known)
+    return float(np.interp(step, places, [known[place] for place in places]))
+
+
+def _rows(file: Path) -> Iterator[dict[str, str]]:
+    """Whole rows only: the last line of a killed run may be half a line."""
+    with file.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            if None not in row and None not in row.values():
+                yield row
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    for folder, inside, files in os.walk(path):
+        if {"metrics.json", "failed.txt", "run.json"} & set(files):
+            inside.clear()
+            yield Path(folder)
+        inside[:] = [name for name in inside if not ASIDE.fullmatch(name)]
+
+
+def _place(folder: Path, root: Path) -> tuple[str, int | None, str]:
+    """Method, seed and budget as the folder's name says them: all that is known of a cell without a metrics.json."""
+    parts = folder.relative_to(root).parts
+    seed = re.fullmatch(r"seed_(\d+)", parts[-1]) if parts else None
+    method = parts[-2] if seed and len(parts) > 1 else "/".join(parts) or root.name
+    budget = next((part for part in (*parts, root.name) if part in BUDGETS), "")
+    return method, int(seed[1]) if seed else None, budget
+
+
+def _integers(words: str) -> list[int]:
+    span = re.fullmatch(r"range\((\d+)(?:,\s*(\d+))?\)", words.strip())
+    if span:
+        return list(range(int(span[1]))) if span[2] is None else list(range(int(span[1]), int(span[2])))
+    parts = [part.strip() for part in words.split(",")]
+    return [int(part) for part in parts] if all(part.isdigit() for part in parts) else []
+
+
+def _check_single(cells: list[Cell]) -> None:
+    seen: dict[tuple[str, str, int], Path] = {}
+    for cell in cells:
+        key = (cell.budget, cell.method, cell.seed)
+        if key in seen:
+            raise ValueError(
+                f"{seen[key]} and {cell.folder} are both {cell.method} with seed {cell.seed}; "
+                "give the folder of one sweep, or name the runs apart with +method=NAME"
+            )
+        seen[key] = cell.folder

@@ -1,0 +1,200 @@
+"""What the page of a sweep shows, section by section."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from ekd.report import figures
+from ekd.report.cautions import cautions
+from ekd.report.findings import findings
+from ekd.report.method import bands, is_random
+from ekd.report.page import Drawing, Folder, command, settings, versions
+from ekd.report.plain import Table, Value
+from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, results, sections, value
+from ekd.report.sweep import Cell, Curve, Sweep, curve
+from ekd.report.tables import choice_table, cost_table, decile_means, decile_table, method_table
+
+
+def view(sweep: Sweep, folder: Folder) -> dict[str, Any]:
+    parts = sections(sweep)
+    write_cells(sweep.cells, folder.path / "cells.csv")
+    return {
+        "title": sweep.path.resolve().name,
+        "kicker": "A sweep of ekd: does it matter which tokens a student learns from?",
+        "tally": tally(sweep, parts),
+        "sections": [section_view(part, folder) for part in parts],
+        "traces": traces(sweep.cells, folder),
+        "lost": lost_table(parts),
+        "commands": Counter(command(cell.made) for cell in sweep.cells).most_common(),
+        "versions": " ".join(sorted({versions(cell.made) for cell in sweep.cells})),
+        "settings": settings(shared([cell.made["config"] for cell in sweep.cells])),
+        "made_by": f"python -m ekd.report sweep={sweep.path}",
+    }
+
+
+def tally(sweep: Sweep, parts: Sequence[Section]) -> list[tuple[str, str, str]]:
+    missing = sum(len(part.missing) for part in parts)
+    states = Counter(cell.state for cell in sweep.lost)
+    whole = len(sweep.cells) + len(sweep.lost) + missing
+    found = [("cells finished", str(len(sweep.cells)), f"of {whole}")]
+    found += [(state, str(states[state]), "") for state in ("failed", "unreadable", "unfinished") if states[state]]
+    if missing:
+        found.append(("missing", str(missing), ""))
+    seeds = sorted({len(part.seeds) for part in parts})
+    found.append(("methods", str(len({cell.method for cell in sweep.cells})), ""))
+    found.append(("seeds", " and ".join(map(str, seeds)), ""))
+    found.append(("hours", f"{sum(cell.figures['minutes'] for cell in sweep.cells) / 60:.1f}", "of computing"))
+    return found
+
+
+def section_view(section: Section, folder: Folder) -> dict[str, Any]:
+    measured = results(section)
+    prefix = section.budget or "runs"
+    tables = {"methods": method_table(section, measured), "decile": decile_table(section)}
+    tables |= {"choice": choice_table(section), "cost": cost_table(section)}
+    files = {name: folder.write(table, f"{prefix}_{table.name}") for name, table in tables.items() if table}
+    return {
+        "anchor": f"budget-{prefix}",
+        "title": section.title,
+        "methods": section.methods,
+        "bands": bool(bands(section.methods)),
+        "findings": findings(section, measured),
+        "cautions": cautions(section, measured[0]),
+        "curves": [bucket_curve(one, prefix, folder) for one in measured],
+        "differences": paired(measured[0], prefix, folder),
+        "learning": learning(section, prefix, folder),
+        "deciles": deciles(section, prefix, folder),
+        "methods_table": tables["methods"],
+        "decile_table": tables["decile"],
+        "choice": tables["choice"],
+        "cost": tables["cost"],
+        **{f"{name}_files": files.get(name, []) for name in tables},
+    }
+
+
+def bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
+    tiles = bands(result.table) or list(result.table)
+    order = result.ranked(tiles)
+    best, worst = order[0], order[-1]
+    label = (
+        f"{result.metric.label} by percentile band: best {best} with {result.show(result.means[best].mean)}, "
+        f"worst {worst} with {result.show(result.means[worst].mean)} {result.metric.unit}"
+    )
+    word = "lower" if result.metric.falls else "higher"
+    caption = (
+        f"{result.metric.label[0].upper()}{result.metric.label[1:]}, {word} is better. Bars are means over seeds and "
+        "span the percentiles that the band takes, boxes are 95% intervals of the mean (cut at the frame), dots are "
+        "seeds; dashed bars are bands of another width. Seeds share noise, so boxes may overlap while their paired "
+        "difference is clear."
+    )
+    return folder.draw(figures.bucket_curve(result), f"{prefix}_bucket_curve_{result.metric.name}", label, caption)
+
+
+def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
+    if not result.comparisons:
+        return None
+    found = sum(c.found for c in result.comparisons)
+    count = sum(is_random(c.control) for c in result.comparisons)
+    label = f"Paired differences: {found} of {len(result.comparisons)} are shown after correction"
+    caption = (
+        f"Difference of {result.metric.label}, paired by seed, with its own 95% interval; {count} to a random control. "
+        "Filled and thick: shown after Holm's correction; hollow: not shown."
+    )
+    return folder.draw(figures.differences(result), f"{prefix}_differences", label, caption)
+
+
+def learning(section: Section, prefix: str, folder: Folder) -> Drawing | None:
+    """Means over seeds, against steps and against the tokens learned from."""
+    by_step: dict[str, Any] = {}
+    by_token: dict[str, Any] = {}
+    for name in section.methods:
+        steps, tokens, kl = averaged([curve(cell) for cell in section.of(name)])
+        if len(steps) > 1:
+            by_step[name], by_token[name] = (steps, kl), (tokens[1:], kl[1:])
+    if not by_step:
+        return None
+    panels = [("step", by_step, False), ("supervised tokens", by_token, True)]
+    caption = (
+        "Held-out KL while training, mean over seeds, against optimizer steps and against the tokens that were learned "
+        "from (log scale; between logged steps read off linearly). The darker a band's line, the lower its percentiles."
+    )
+    drawn = figures.curves(panels, "held-out KL to the teacher, nats")
+    return folder.draw(drawn, f"{prefix}_learning_curves", "Learning curves of every method", caption, lines=True)
+
+
+def averaged(curves: Sequence[Curve]) -> tuple[list[float], list[float], list[float]]:
+    """At the steps that every seed has."""
+    curves = [one for one in curves if one.steps]
+    steps = sorted(set.intersection(*(set(one.steps) for one in curves))) if curves else []
+    at = [{step: (t, k) for step, t, k in zip(one.steps, one.tokens, one.kl, strict=True)} for one in curves]
+    tokens = [mean(one[step][0] for one in at) for step in steps]
+    return steps, tokens, [mean(one[step][1] for one in at) for step in steps]
+
+
+def deciles(section: Section, prefix: str, folder: Folder) -> Drawing | None:
+    after = decile_means(section)
+    if not after:
+        return None
+    starts = list(decile_means(section, "before").values())
+    before = [mean(column) for column in zip(*starts, strict=True)] if starts else None
+    caption = (
+        "KL to the teacher of held-out tokens in each tenth of their sequence by teacher entropy, before training "
+        "(dotted) and after, mean over seeds; on the right after training alone, on a scale of its own."
+    )
+    drawn = figures.deciles(before, after)
+    return folder.draw(
+        drawn, f"{prefix}_deciles", "KL by tenth of teacher entropy, before and after", caption, lines=True
+    )
+
+
+def traces(cells: Sequence[Cell], folder: Folder) -> list[Drawing]:
+    """One histogram for each store that was trained on."""
+    stores: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if cell.figures.get("trace_entropy"):
+            stores.setdefault(str(cell.made.get("traces")), cell.figures["trace_entropy"])
+    found = []
+    for place, (store, shown) in enumerate(stores.items()):
+        caption = (
+            f"The teacher's entropy over {sum(shown['counts']):,} training tokens of {store}, on a log scale; dotted: "
+            "percentiles over all tokens (a selector counts within each sequence)."
+        )
+        drawn = figures.histogram(shown["edges"], shown["counts"])
+        found.append(folder.draw(drawn, f"traces_{place}", "Histogram of the teacher's entropy", caption))
+    return found
+
+
+def lost_table(parts: Sequence[Section]) -> Table:
+    rows = []
+    for part in parts:
+        for cell in part.lost:
+            rows.append([cell.method, "–" if cell.seed is None else str(cell.seed), cell.state, cell.why])
+        rows += [[method, str(seed), "missing", "never started"] for method, seed in part.missing]
+    values = [[Value(text) for text in row] for row in rows]
+    return Table("lost", "Cells without a result", ["method", "seed", "state", "what it said"], values, [])
+
+
+def write_cells(cells: Sequence[Cell], file: Path) -> None:
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(
+            ["budget", "method", "seed", "kl", "agreement", "accuracy", "supervised_tokens", "minutes", "folder"]
+        )
+        for cell in cells:
+            marks = [value(cell, metric) for metric in (KL, AGREEMENT, ACCURACY)]
+            tokens = cell.figures["train"]["supervised_tokens"]
+            writer.writerow([cell.budget, cell.method, cell.seed, *marks, tokens, cell.figures["minutes"], cell.folder])
+
+
+def shared(nodes: Sequence[Any]) -> Any:
+    """What all of these configs say alike."""
+    first = nodes[0]
+    if all(isinstance(node, dict) for node in nodes):
+        inner = {key: shared([node.get(key, ...) for node in nodes]) for key in first}
+        return {key: child for key, child in inner.items() if child is not ... and child != {}}
+    return first if all(node == first for node in nodes) else ...
