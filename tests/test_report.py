@@ -1,0 +1,250 @@
+"""The report page: what it says of sweeps whose truth is known, of broken ones, and how it looks in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from browser import DESKTOP, PHONE, browser, complaints, look, open_page, screenshot, too_wide  # noqa: F401
+from fake_sweep import METHODS, flat_truth, made, write_cell, write_sweep
+
+from ekd.report.method import bands, matched_random, ordered, pairs
+from ekd.report.page import run_page, sweep_page
+from ekd.report.sweep import curve, read
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """Twenty methods, three seeds, two budgets, one failed cell, one cut off and one never started."""
+    path = write_sweep(tmp_path_factory.mktemp("reports") / "bucket_sweep")
+    write_sweep(path, budget="tokens", methods=["vanilla", "random_10", "bucket_70_80"], rng=1)
+    failed = path / "steps" / "topk_10" / "seed_2"
+    (failed / "metrics.json").unlink()
+    (failed / "failed.txt").write_text("the teacher <b>ran</b> out of memory")
+    cut = path / "steps" / "topk_15" / "seed_1" / "metrics.json"
+    cut.write_text(cut.read_text()[:700])
+    for file in (path / "steps" / "topk_20" / "seed_0").rglob("*.*"):
+        file.unlink()
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(sweep) -> Path:
+    return sweep_page(sweep)
+
+
+def said(page: Path) -> str:
+    """The page without its style and script."""
+    return re.sub(r"<style>.*?</style>|<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
+
+
+def test_the_page_holds_both_budgets_apart_and_names_what_is_missing(page):
+    text = page.read_text()
+    assert text.index("Equal steps") < text.index("Equal supervised tokens")
+    assert "the teacher &lt;b&gt;ran&lt;/b&gt; out of memory" in text
+    assert "metrics.json is not whole" in text
+    assert "never started" in text
+    assert re.search(r"cells finished</dt><dd>66 <small>of 69", text)
+    assert "Not every method has every seed" in text
+    assert not re.search(
+        r"\bnan\b|\bNone\b|\binf\b", re.sub(r"<style>.*?</style>|<script>.*?</script>", "", text, flags=re.S)
+    )
+    assert not re.search(r"(?:src|href)=\"https?:", text), "nothing is fetched"
+    assert len(text) < 1_500_000
+
+
+def test_the_words_follow_from_the_numbers(page):
+    text = re.sub(r"</?code>", "", page.read_text())
+    assert "is better than random_10" in text  # planted: bucket_70_80 by 0.09 nats, noise of 0.01
+    assert "teacher_free is worse than vanilla" in text
+    assert "3 seeds: a paired interval has 2 degrees of freedom" in text
+    assert "The seed is the unit of replication" in text
+    assert "Supervised tokens are not equal between methods" in text
+
+
+def test_figures_and_tables_lie_beside_the_page(page):
+    names = {file.name for file in page.parent.iterdir()}
+    for figure in ("bucket_curve_kl", "bucket_curve_agreement", "differences", "learning_curves", "deciles"):
+        assert {f"steps_{figure}.svg", f"steps_{figure}.png"} <= names
+    assert {"traces_0.svg", "traces_0.png", "tokens_methods.md", "cells.csv"} <= names
+    tex = (page.parent / "steps_methods.tex").read_text()
+    body = tex[tex.index(r"\midrule") : tex.index(r"\bottomrule")]
+    assert r"bucket\_70\_80" in body and "_" not in body.replace(r"\_", "")
+    assert {line.count("&") for line in body.splitlines()[1:]} == {8}
+    table = (page.parent / "steps_methods.md").read_text().splitlines()
+    assert len({line.count("|") for line in table if line.startswith("|")}) == 1
+    with (page.parent / "cells.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 66
+
+
+def test_ids_in_the_page_are_unique(page):
+    ids = re.findall(r'\bid="([^"]+)"', page.read_text())
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", page.read_text())) <= set(ids)
+
+
+def test_where_nothing_matters_no_difference_is_said(tmp_path):
+    text = re.sub(r"</?code>", "", sweep_page(write_sweep(tmp_path, truth=flat_truth, rng=3)).read_text())
+    assert "at this size, none is shown to be better or worse" in text
+    assert "bucket_70_80 is not different from random_10 at this size: difference" in text
+    assert "is not shown (Friedman&#39;s test" in text
+
+
+def test_one_seed_has_no_intervals_and_says_so(tmp_path):
+    text = sweep_page(write_sweep(tmp_path, seeds=[7])).read_text()
+    assert "One seed: there are no intervals and no tests" in text
+    assert "There are too few seeds to tell any method from random tokens" in text
+    assert "nan" not in said(tmp_path / "report" / "index.html")
+
+
+def test_without_a_random_control_nothing_is_claimed(tmp_path):
+    text = sweep_page(write_sweep(tmp_path, methods=["vanilla", "bucket_70_80"])).read_text()
+    assert "There is no random control of the same share in this sweep" in text
+    assert sweep_page(write_sweep(tmp_path / "lonely", methods=["topk_20"])).exists()
+
+
+def test_dirty_checkouts_mixed_commits_and_mixed_settings_are_warned_of(tmp_path):
+    path = write_sweep(tmp_path, methods=["vanilla", "random_10"], changed=True)
+    other = made("random_10", 0, 1.5, commit="d" * 40)
+    other["config"] = {**other["config"], "trainer": {"max_steps": 90}}
+    write_cell(path / "steps" / "random_10" / "seed_0", other)
+    text = sweep_page(path).read_text()
+    assert "5 of 6 runs had uncommitted changes" in text
+    assert "2 commits (ccccccccc, ddddddddd)" in text
+    assert "differ between runs: trainer.max_steps" in text
+
+
+def test_a_diverged_run_is_a_failure(tmp_path):
+    write_sweep(tmp_path, methods=["vanilla"])
+    write_cell(tmp_path / "steps" / "random_10" / "seed_0", made("random_10", 0, float("nan")))
+    assert "training diverged" in read(tmp_path).lost[0].why
+
+
+def test_folders_without_a_finished_cell_and_twins_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="is no folder"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no run at all"):
+        read(tmp_path)
+    cell = write_cell(tmp_path / "vanilla" / "seed_0", made("vanilla", 0, 1.0))
+    (cell / "metrics.json").write_text("{")
+    with pytest.raises(ValueError, match="none of them finished; the first: metrics"):
+        read(tmp_path)
+    for name in ("a", "b"):
+        write_cell(tmp_path / name / "vanilla" / "seed_0", made("vanilla", 0, 1.0))
+    with pytest.raises(ValueError, match="are both vanilla with seed 0"):
+        read(tmp_path)
+
+
+def test_earlier_cells_and_the_report_itself_are_no_cells(tmp_path):
+    write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
+    write_cell(tmp_path / "steps" / "vanilla" / "earlier-1", made("vanilla", 0, 9.0))
+    sweep_page(tmp_path)
+    assert len(read(tmp_path).cells) == 1
+
+
+def test_planned_cells_come_from_multirun_yaml(tmp_path):
+    write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
+    asked = {
+        "sweeper": {"params": {"method": "vanilla,random_10", "seed": "0,1"}},
+        "overrides": {"task": ["seed=range(3)"]},
+    }
+    (tmp_path / "multirun.yaml").write_text(json.dumps({"hydra": asked}))
+    assert read(tmp_path).planned == [(name, seed) for name in ("vanilla", "random_10") for seed in range(3)]
+    assert re.search(r"cells finished</dt><dd>1 <small>of 6", sweep_page(tmp_path).read_text())
+
+
+def test_a_resumed_cells_curve_joins_its_parts(tmp_path):
+    folder = write_cell(tmp_path / "vanilla" / "seed_0", made("vanilla", 0, 1.0))
+    head = "step,train/supervised_tokens,val/kl\n"
+    (folder / "csv.1").mkdir()
+    (folder / "csv.1" / "metrics.csv").write_text(head + "0,,16\n9,100,\n9,,8\n19,,99\n29,,")
+    (folder / "csv" / "metrics.csv").write_text(head + "19,200,\n19,,4\n29,,3\n")
+    line = curve(read(tmp_path).cells[0])
+    assert (line.steps, line.kl) == ([0, 9, 19, 29], [16, 8, 4, 3])
+    assert line.tokens[:3] == [0, 100, 200]
+
+
+def test_methods_are_told_apart_by_their_names():
+    assert matched_random("bucket_75_95", METHODS) == "random_20"
+    assert matched_random("topk_15", METHODS) == "random_15"
+    assert matched_random("bucket_5_20", ["random_10"]) is None
+    assert bands(METHODS)[0] == "bucket_0_10" and len(bands(METHODS)) == 10
+    assert ordered(reversed(METHODS)) == METHODS
+    assert len(pairs(METHODS)) == 19 + 15
+
+
+def test_a_hundred_cells_are_quick(tmp_path):
+    write_sweep(tmp_path, seeds=range(5))
+    began = monotonic()
+    sweep_page(tmp_path)
+    assert monotonic() - began < 30  # 4 seconds on a quiet machine
+
+
+def test_the_page_of_one_run(tmp_path):
+    run = write_cell(tmp_path / "run", made("bucket_70_80", 3, 1.2, changed=True))
+    prompt = "<|im_start|>system\nBe\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    answer = {"problem_id": "p1", "sample": 0, "finish": "stop", "tokens": 9, "reference": "4", "text": "<i>4</i>"}
+    answer["prompt"] = prompt
+    wrong, right = {**answer, "status": "wrong", "extracted": "5"}, {**answer, "status": "correct", "extracted": "4"}
+    (run / "answers.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(right)}\n{{")
+    text = run_page(run).read_text()
+    assert text.index("<strong>right") < text.index("<strong>wrong")
+    assert "&lt;i&gt;4&lt;/i&gt;" in text and "2 + 2?" in text
+    assert "One run is one seed" in text and "uncommitted changes" in text
+    (run / "metrics.json").unlink()
+    with pytest.raises(ValueError, match="is unfinished"):
+        run_page(run)
+
+
+def test_the_page_module_is_light_to_import():
+    heavy = "import sys, ekd.report.page; print(sorted({'matplotlib', 'scipy', 'jinja2', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_door(sweep, tmp_path):
+    def door(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ekd.report", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    done = door(f"sweep={sweep}", f"out={tmp_path / 'elsewhere'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "elsewhere" / "index.html").exists()
+    for words, sentence in (((), "nothing to report on"), (("sweep=a", "traces=b"), "two pages")):
+        refused = door(*words)
+        assert refused.returncode == 2 and sentence in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_in_a_browser(browser, page, tmp_path, size, dark):  # noqa: F811
+    look(browser, size=size, dark=dark)
+    open_page(browser, page)
+    assert complaints(browser) == []
+    assert too_wide(browser) == 0
+    curve_of_bands = browser.find_element("css selector", 'svg[aria-label*="by percentile band"]')
+    assert curve_of_bands.rect["width"] > 300 and curve_of_bands.rect["height"] > 200
+    ink = browser.execute_script("return getComputedStyle(arguments[0].querySelector('text')).fill", curve_of_bands)
+    brightness = sum(int(part) for part in re.findall(r"\d+", ink)[:3]) / 3
+    assert brightness > 150 if dark else brightness < 100, "the figure follows the colour scheme"
+    assert screenshot(browser, tmp_path / "page.png").stat().st_size > 50_000
+
+
+def test_a_method_is_brought_forward_with_the_keyboard(browser, page):  # noqa: F811
+    look(browser)
+    open_page(browser, page)
+    select = browser.find_element("css selector", "figure[data-lines] select")
+    select.send_keys("vanilla")
+    dim = "return document.querySelectorAll('figure[data-lines] [data-series=\"%s\"].dim').length"
+    assert browser.execute_script(dim % "vanilla") == 0
+    assert browser.execute_script(dim % "bucket_70_80") > 0
+    assert browser.execute_script("return [...document.querySelectorAll('svg.figure')].every(s => s.ariaLabel)")
+    assert browser.execute_script("return [...document.querySelectorAll('table')].every(t => t.caption && t.tHead)")
