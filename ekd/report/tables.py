@@ -78,7 +78,8 @@ def cost_table(section: Section) -> Table:
     total = sum(cell.figures["minutes"] for cell in section.cells)
     notes = [
         f"Minutes and speed are means over seeds, memory the largest. All cells together took {total / 60:.1f} hours. "
-        "Runs that shared the machine slow each other down, so compare speeds only where they did not."
+        "Runs that shared the machine slow each other down, so compare speeds only where they did not. Without CUDA, "
+        "memory is the highest of the process so far, to which earlier cells of the sweep belong."
     ]
     return Table("cost", f"{section.title}: cost", head, rows, notes)
 
