@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_train import ekd
+from wandb_file import read
 
 from ekd import door
 from ekd.label import run_name, sweep_name, tags
 from ekd.run_log import COLUMNS, bins, headline, log_outcome
-from tests.test_train import ekd
-from tests.wandb_file import read
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
