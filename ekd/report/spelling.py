@@ -41,9 +41,9 @@ class Spelling(NamedTuple):
 def question(stretches: Sequence[str], instruction: str) -> str:
     """The last thing that was asked, as well as a chat template lets see: for a list and a search, never for grading.
 
-    It is the last stretch with the instruction that ekd puts after every question, or the longest of the last three.
+    It is the last stretch with the instruction that ekd puts after every question, or the longer of the last two.
     """
     texts = [text for text in stretches[::2] if text.strip()]
-    asked = [text for text in texts if instruction and instruction in text] or [max(texts[-3:], key=len, default="")]
+    asked = [text for text in texts if instruction and instruction in text] or [max(texts[-2:], key=len, default="")]
     text = asked[-1].strip().removeprefix("user\n")
     return text.removesuffix(instruction).strip() if instruction else text

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def chosen_keys(store: Store, limit: int) -> list[str]:
     """The first `limit` traces in the order of problems (their numbers count as numbers) and samples."""
     if limit < 1:
         raise ValueError(f"limit (traces on the page) is 1 or more, not {limit}")
-    place = {}
+    place: dict[str, tuple[list[tuple[float, str]], int, str]] = {}
     keys = store.keys()
     for file in store.shards:
         shard = store.shard(file)
@@ -56,9 +57,9 @@ def chosen_keys(store: Store, limit: int) -> list[str]:
     return sorted(keys, key=place.__getitem__)[:limit]
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[float, str]]:
     """problem-9 before problem-10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(int(part), "") if part.isdecimal() else (inf, part) for part in re.split(r"([0-9]+)", name) if part]
 
 
 def write(
@@ -168,7 +169,7 @@ def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> 
         "draws": store.layout.draws,
         "top": top,
         "vocab": store.layout.vocab,
-        # the darkest shade: of all but the most unsure hundredth, in whole halves of a nat, so that legends are readable
+        # the darkest shade is for the most unsure hundredth; in whole halves of a nat, so that the legend is readable
         "darkest": float(np.ceil(2 * np.percentile(known, 99)) / 2) or 0.5 if len(known) else 0.5,
     }
 
