@@ -539,7 +539,10 @@ def test_the_door_makes_a_page_with_the_students_view(tmp_path, browser):
     told = driver.find_element("id", "card").text
     far = re.search(r"KL to the teacher\n([0-9.]+) nats", told)
     assert far and float(far[1]) == pytest.approx(want["kl"][2], abs=2e-4)
-    assert len(driver.find_elements("css selector", "#card .line.student")) >= 2
+    shares = driver.execute_script(
+        "return [...document.querySelectorAll('#card .line.student i')].map(bar => +bar.style.getPropertyValue('--p'))"
+    )
+    assert len(shares) >= 2 and sum(shares) == pytest.approx(1, abs=1e-3)
     assert complaints(driver) == []
 
 
