@@ -26,6 +26,7 @@ def main(config: DictConfig) -> int:
     from rich import print as show
 
     from ekd.pairs import check_pairs
+    from ekd.report.page import run_page
     from ekd.report.run import table
     from ekd.run_log import log_outcome
     from ekd.sweep import make_room, standing, write
@@ -79,6 +80,7 @@ def main(config: DictConfig) -> int:
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}")
+    print(f"report      {run_page(run)}")
     print("".join(f"{line}\n" for line in logged), end="")
     return 0
 

@@ -16,7 +16,7 @@ from ekd.door import CONF
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOORS = "train|trace|evaluate|export"
+DOORS = "train|trace|evaluate|export|report"
 
 
 def commands() -> list[str]:

@@ -36,7 +36,8 @@ def student(**changes) -> Student:
         "gradient_checkpointing": False, "compile": False, "trust_remote_code": False,
         "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(),
         "temperature": 1.0, "alpha_ce": 0.0, "tail": "bucket", "hard_rows": "end", "head_mb": 1.0,
-        "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0, "supervised_tokens": None,
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0,
+        "supervised_tokens": None,
     }  # fmt: skip
     made = Student(**(values | changes))
     made.configure_model()
