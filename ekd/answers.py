@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
+
+from ekd.waiting import acquire
 
 Key = tuple[str, int]  # (problem_id, sample)
 
@@ -36,11 +38,7 @@ class AnswerFile:
 
     def __enter__(self) -> AnswerFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            print(f"another process writes {self.path}; waiting for it ...", flush=True)
-            self.lock.acquire()
+        acquire(self.lock, f"writes {self.path}")
         mend(self.path)
         self.answers = read(self.path)
         self.file = self.path.open("a")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count, islice
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from torch.utils.data import DataLoader, Dataset, Sampler
+from filelock import FileLock
+from torch.utils.data import DataLoader, Dataset
 
+from ekd.batches import Batches
 from ekd.collect import Collected, Collector
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
 from ekd.types import Batch, Rows, Trace
+from ekd.waiting import acquire
 
 HISTOGRAM = 1000  # traces; more would not show another picture
-POOL = 512  # sequences that are sorted by length together: enough for little padding, few enough to stay shuffled
 
 
 class Samples(Protocol):
@@ -67,10 +66,14 @@ class TraceData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
-        with waiting(FileLock(self.collector.open().path / ".collecting.lock")):  # cells of a sweep trace once
+        lock = FileLock(self.collector.open().path / ".collecting.lock")
+        acquire(lock, "collects these traces")  # cells of a sweep trace once
+        try:
             for split, problems in self.counts.items():
                 if split not in self.collected:
                     self.collected[split] = self.collector.collect(split, problems)
+        finally:
+            lock.release()
         if self.samples is not None:
             self._keys(self.collector.open(), "train")  # scores what samples are chosen by, on this rank alone
 
@@ -133,19 +136,6 @@ class TraceData(L.LightningDataModule):
         self.done = state_dict["done"]
 
 
-@contextmanager
-def waiting(lock: FileLock) -> Iterator[None]:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process collects these traces ({lock.lock_file}); waiting for it ...", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def norm_column(known: Sequence[float], temperature: float) -> int | None:
     """Which column of `Trace.log_norm` belongs to a temperature; None at 1, where nothing is needed."""
     if temperature == 1:
@@ -172,99 +162,6 @@ class Traces(Dataset[Trace]):
 
     def __getitem__(self, index: int) -> Trace:
         return self.store[self.keys[index]]
-
-
-class Batches(Sampler[list[int]]):
-    """Batches of like length within a budget of tokens, in a new order each time round; the same for equal seeds.
-
-    Every epoch has as many batches as the first pass over the data, cut from one endless stream of passes: Lightning
-    takes the length of an epoch once, and passes differ by a batch or two. `position`: batches of the stream that are
-    done. Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one; a
-    batch too few for all ranks at the end of a pass is left out. seed None: one pass in the given order, all of it on
-    every rank. packing: a batch is one row, so its lengths add up, and they need not be alike.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        *,
-        max_tokens: int,
-        packing: bool = False,
-        seed: int | None = None,
-        position: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        if max(lengths) > max_tokens:
-            raise ValueError(
-                f"a trace has {max(lengths)} tokens and data.max_tokens is {max_tokens}: raise data.max_tokens, or "
-                "make shorter traces (prompt.shots, teacher.max_new_tokens)"
-            )
-        self.lengths, self.max_tokens, self.packing, self.seed = lengths, max_tokens, packing, seed
-        self.position, self.rank, self.world = position, rank, world
-        self.size = len(self.plan(0))
-        if not self.size:
-            raise ValueError(
-                f"there are fewer batches than the {world} ranks: lower data.max_tokens, or trace more problems"
-            )
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        start = self.position if self.seed is not None else 0
-        self.position = (start // self.size + 1) * self.size
-        yield from islice(self.stream(start), self.position - start)
-
-    def stream(self, start: int) -> Iterator[list[int]]:
-        """The endless stream from a position on."""
-        for number in count():
-            batches = self.plan(number)
-            yield from batches[start:]
-            start = max(0, start - len(batches))
-
-    def plan(self, number: int) -> list[list[int]]:
-        """This rank's batches of one pass over the data."""
-        if self.seed is None:
-            return (fill if self.packing else pack)(range(len(self.lengths)), self.lengths, self.max_tokens)
-        random = np.random.default_rng([self.seed, number])
-        order = random.permutation(len(self.lengths)).tolist()
-        batches = []
-        for first in range(0, len(order), POOL):
-            pool = order[first : first + POOL]
-            if self.packing:
-                batches += fill(pool, self.lengths, self.max_tokens)
-            else:
-                batches += pack(sorted(pool, key=lambda i: self.lengths[i]), self.lengths, self.max_tokens)
-        batches = [batches[i] for i in random.permutation(len(batches))]
-        return batches[: len(batches) // self.world * self.world][self.rank :: self.world]
-
-
-def pack(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Cut an order into batches whose rows, padded to their longest, fit the budget."""
-    batches: list[list[int]] = []
-    longest = 0
-    for index in order:
-        longest = max(longest, lengths[index])
-        if not batches or longest * (len(batches[-1]) + 1) > max_tokens:
-            batches.append([])
-            longest = lengths[index]
-        batches[-1].append(index)
-    return batches
-
-
-def fill(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Each sequence into the first row that has room for it."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in order:
-        place = next((i for i, free in enumerate(room) if free >= lengths[index]), len(rows))
-        if place == len(rows):
-            rows.append([])
-            room.append(max_tokens)
-        rows[place].append(index)
-        room[place] -= lengths[index]
-    return rows
 
 
 class Collate:

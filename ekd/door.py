@@ -61,7 +61,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on where it was", file=sys.stderr)
             sys.exit(130)
-        except Exception as error:
+        except Exception as error:  # any: a cell keeps its defect and the others go on; a single run raises it
             sentence = _sentence(error)
             if sweeps:
                 _failed(run, sentence)

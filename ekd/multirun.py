@@ -23,7 +23,7 @@ class Sweep(Callback):
         show(view)
         print(f"report      python -m ekd.report sweep={folder}")
         if failed:
-            print(f"{len(failed)} failed, see failed.txt there; the same command tries them again", file=sys.stderr)
+            print(f"{failed} failed, see failed.txt there; the same command tries them again", file=sys.stderr)
             sys.exit(1)
 
 

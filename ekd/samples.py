@@ -16,7 +16,8 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from rich.progress import track
 from torch import Tensor, nn
 
-from ekd.data import Collate, Traces, pack
+from ekd.batches import pack
+from ekd.data import Collate, Traces
 from ekd.head import head_of, stats
 from ekd.model import identity, load_model, pick_device
 from ekd.rows import valid

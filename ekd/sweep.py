@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from ekd.report.sweep import Lost, read_cells
+
 APART = ("ckpt", "plan", "plan_gb", "logger")  # of a config: what does not change the result
 
 
@@ -80,28 +82,19 @@ def write(file: Path, content: dict[str, Any]) -> None:
     fresh.rename(file)
 
 
-def outcome(sweep: Path) -> tuple[Table, list[Path]]:
-    """A line a cell, and the folders of those that failed."""
+def outcome(sweep: Path) -> tuple[Table, int]:
+    """A line a cell, and how many of them failed."""
     view = Table(title=str(sweep), title_justify="left")
     for column in ("cell", "held-out KL", "tokens learned from", "minutes"):
         view.add_column(column, justify="left" if column == "cell" else "right", overflow="fold")
-    failed = []
-    for file in sorted(sweep.rglob("run.json")) + sorted(sweep.rglob("failed.txt")):
-        run, name = file.parent, str(file.parent.relative_to(sweep))
-        if "earlier-" in name or (file.name == "run.json" and (run / "failed.txt").exists()):
-            continue
-        found = read(run / "metrics.json")
-        if file.name == "failed.txt":
-            failed.append(run)
-            view.add_row(name, f"[red]failed:[/red] {file.read_text().strip().splitlines()[-1]}", "", "")
-        elif found is None:
-            view.add_row(name, "not finished", "", "")
+    cells = read_cells(sweep)
+    for cell in cells:
+        name = str(cell.folder.relative_to(sweep))
+        if isinstance(cell, Lost):
+            view.add_row(name, f"{cell.state}: {cell.why.splitlines()[-1]}", "", "", style="red")
         else:
-            figures = found["figures"]
-            view.add_row(
-                name,
-                f"{figures['after']['val/kl']:.4f}",
-                f"{figures['train']['supervised_tokens']:,}",
-                f"{figures['minutes']:.1f}",
-            )
-    return view, failed
+            kl, train = cell.figures["after"]["val/kl"], cell.figures["train"]
+            view.add_row(name, f"{kl:.4f}", f"{train['supervised_tokens']:,}", f"{cell.figures['minutes']:.1f}")
+    # A run may be whole and its page or its logger fail: that is said, too.
+    broken = [isinstance(cell, Lost) and cell.state != "unfinished" for cell in cells]
+    return view, sum(bad or (cell.folder / "failed.txt").exists() for bad, cell in zip(broken, cells, strict=True))

@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 
 def main(config: DictConfig) -> int:
     import lightning as L
-    from rich import print as show
 
     from ekd.pairs import check_pairs
-    from ekd.report.page import run_page
-    from ekd.report.run import table
-    from ekd.run_log import log_outcome
     from ekd.sweep import make_room, standing, write
 
     began, run = monotonic(), Path(HydraConfig.get().runtime.output_dir)
@@ -38,7 +34,8 @@ def main(config: DictConfig) -> int:
     memory = plan_memory(config, data, student) if config.plan else {}
     if config.plan is True:
         return 0
-    made = {"config": OmegaConf.to_container(config, resolve=True), **provenance(), **names(config)}
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    made = {"config": resolved, **provenance(), **names(resolved)}
     now = standing(run, made)
     if now.finished:
         print(f"finished before, with the same config and code: {run / 'metrics.json'}")
@@ -59,7 +56,7 @@ def main(config: DictConfig) -> int:
     after = trainer.validate(student, data, verbose=False)[0]
     if not trainer.is_global_zero:
         return 0
-    if config.save_student:
+    if config.save_student:  # before metrics.json, whose presence says that the run is complete
         student.save(run / "student")
         data.collector.spoken.save_pretrained(run / "student")
     figures = {
@@ -72,17 +69,28 @@ def main(config: DictConfig) -> int:
         "step_memory_gb": memory | {"measured": peak} if memory else {},
         "minutes": student.minutes + (monotonic() - began) / 60,
     }
-    outcome = {"figures": figures, **made, "traces": str(data.store.path)}
+    logged = keep(run, {"figures": figures, **made, "traces": str(data.store.path)}, trainer, exam)
+    print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
+    print(f"checkpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
+    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *logged, sep="\n")
+    return 0
+
+
+def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> list[str]:
+    """What came out: in metrics.json, with the loggers, as a page, and as a table. -> lines on where that is."""
+    from rich import print as show
+
+    from ekd.report.page import run_page
+    from ekd.report.run import table
+    from ekd.run_log import log_outcome
+    from ekd.sweep import write
+
+    figures = outcome["figures"]
     write(run / "metrics.json", outcome)
     marks = flat(figures["exams"], type(exam.dataset).__name__.lower())
     logged = log_outcome(trainer.loggers, outcome, marks, exam.questions(), run / "answers.jsonl", trainer.global_step)
     show(table(figures))
-    print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
-    print(f"checkpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
-    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}")
-    print(f"report      {run_page(run)}")
-    print("".join(f"{line}\n" for line in logged), end="")
-    return 0
+    return [f"report      {run_page(run)}", *logged]
 
 
 def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None, *, measure: bool) -> float:
@@ -101,12 +109,11 @@ def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | st
     return (resident()[1] - floor) / 1e9 if measure else 0.0
 
 
-def names(config: DictConfig) -> dict[str, str]:
-    """method: the group's choice, or the selector's with its numbers, such as bucket_70_80; budget: steps or tokens."""
-    choices = HydraConfig.get().runtime.choices
-    numbers = [str(v) for k, v in config.selector.items() if k != "seed" and isinstance(v, (int, float))]
-    method = choices.get("method") or "_".join([choices["selector"], *numbers])
-    return {"method": method, "budget": choices["budget"]}
+def names(config: dict[str, Any]) -> dict[str, str]:
+    """What reports go by; read off the config, so that it holds whatever was overridden."""
+    from ekd.report.method import name_of
+
+    return {"method": name_of(config), "budget": "tokens" if config["student"]["supervised_tokens"] else "steps"}
 
 
 def trained(student: Student) -> dict[str, float]:

@@ -12,7 +12,8 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ekd.data import Batches, Collate
+from ekd.batches import Batches
+from ekd.data import Collate
 from ekd.head import head_of, stats
 from ekd.marks import Row
 from ekd.rows import kl

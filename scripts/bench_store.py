@@ -28,7 +28,8 @@ from rich.table import Table
 from store_formats import DRAWS, VOCAB, WIDE, Kept, Rows, drawn, ekd, fixed, in_store, ollama, packed24, ragged, traces
 from torch.utils.data import DataLoader
 
-from ekd.data import Batches, Collate, Traces
+from ekd.batches import Batches
+from ekd.data import Collate, Traces
 from ekd.dataset.arithmetic import Arithmetic
 from ekd.model import load_model, load_tokenizer
 from ekd.store.store import Store

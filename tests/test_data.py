@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import collector, hf, traces
 
-from ekd.data import Batches, Collate, TraceData, norm_column, pack, wide
+from ekd.batches import Batches, pack
+from ekd.data import Collate, TraceData, norm_column, wide
 
 
 def data(**changes) -> TraceData:

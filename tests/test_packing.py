@@ -14,7 +14,8 @@ from test_data import data
 from test_student import student
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaConfig, MistralConfig, Qwen3Config
 
-from ekd.data import Batches, Collate, fill
+from ekd.batches import Batches, fill
+from ekd.data import Collate
 from ekd.selector.bucket import Bucket
 from ekd.student import check_borders
 

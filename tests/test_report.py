@@ -192,8 +192,9 @@ def test_the_page_of_one_run(tmp_path):
     run = write_cell(tmp_path / "run", made("bucket_70_80", 3, 1.2, changed=True))
     prompt = "<|im_start|>system\nBe\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
     answer = {"problem_id": "p1", "sample": 0, "finish": "stop", "tokens": 9, "reference": "4", "text": "<i>4</i>"}
-    answer["prompt"] = prompt
-    wrong, right = {**answer, "status": "wrong", "extracted": "5"}, {**answer, "status": "correct", "extracted": "4"}
+    answer |= {"prompt": prompt, "endless": False, "seconds": 0.1}
+    wrong = {**answer, "status": "wrong", "extracted": "5"}
+    right = {**answer, "status": "correct", "extracted": "4", "sample": 1}
     (run / "answers.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(right)}\n{{")
     text = run_page(run).read_text()
     assert text.index("<strong>right") < text.index("<strong>wrong")

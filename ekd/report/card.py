@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
+from ekd.report.page import command
 from ekd.report.run import accuracy
 
 CARD = """---
@@ -62,7 +62,7 @@ def card(name: str, made: dict[str, Any]) -> str:
         signal=_kind(config["signal"]),
         rows="\n".join(f"| {label} | {value} |" for label, value in _rows(config, figures)),
         prompt=_prompt(config["prompt"]),
-        command=shlex.join(["python", "-m", "ekd.train", *made["command"][1:]]),
+        command=command(made),
         ekd=made["ekd"],
         commit=made["commit"] or "unknown",
         changed=", with changes" if made["changed"] else "",

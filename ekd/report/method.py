@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 NUMBER = r"(\d+(?:\.\d+)?)"
 CONTROLS = ("vanilla", "teacher_free")
 ORIGINAL = "bucket_70_80"  # the band that the original says is best
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """A run's method by its resolved config: bucket_70_80, random_10, topk_20, vanilla, or teacher_free where cross
+    entropy alone is paid. Any other selector, too, is named with its numbers, but for the seed.
+    """
+    selector, cross_entropy = config["selector"], str(config["loss"]["_target_"]).endswith("CrossEntropy")
+    kind = str(selector["_target_"]).split(".")[-2]
+    if kind == "vanilla" and (cross_entropy or config["student"].get("alpha_ce") == 1):
+        return "teacher_free"
+    numbers = [v for k, v in selector.items() if k != "seed" and isinstance(v, (int, float)) and v is not True]
+    return "_".join([kind, *(f"{float(v):g}" for v in numbers if v is not False)])
 
 
 def band(name: str) -> tuple[float, float] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ekd.answers import read
 from ekd.report import figures as draw
 from ekd.report.page import Drawing, Folder, command, settings, versions
 from ekd.report.plain import Table, Value
@@ -163,25 +163,17 @@ def traces(cell: Cell, folder: Folder) -> Drawing | None:
 
 
 def sample_answers(file: Path) -> Iterator[dict[str, str]]:
-    """Right ones first; at most SHOWN. A line cut off by a kill is left out."""
-    if not file.exists():
-        return
-    found = []
-    for line in file.read_text(errors="replace").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    order = {"correct": 0, "wrong": 1, "unparseable": 2}
-    for answer in sorted(found, key=lambda a: order.get(str(a.get("status")), 3))[:SHOWN]:
-        cut = ", cut off" if answer["finish"] == "length" else ""
-        said = f"said {answer['extracted']}, " if answer["extracted"] else ""
+    """Right ones first; at most SHOWN."""
+    order = ("correct", "wrong", "unparseable")
+    for answer in sorted(read(file).values(), key=lambda a: order.index(a.status))[:SHOWN]:
+        cut = ", cut off" if answer.finish == "length" else ""
+        said = f"said {answer.extracted}, " if answer.extracted else ""
         yield {
-            "verdict": {"correct": "right", "wrong": "wrong"}.get(answer["status"], "no answer found"),
-            "problem_id": str(answer["problem_id"]),
-            "detail": f"{said}the answer is {answer['reference']}; {answer['tokens']} tokens{cut}",
-            "question": question(str(answer["prompt"])),
-            "text": str(answer["text"]),
+            "verdict": {"correct": "right", "wrong": "wrong"}.get(answer.status, "no answer found"),
+            "problem_id": answer.problem_id,
+            "detail": f"{said}the answer is {answer.reference}; {answer.tokens} tokens{cut}",
+            "question": question(answer.prompt),
+            "text": answer.text,
         }
 
 

@@ -10,7 +10,8 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
-from ekd.data import Batches, Collate
+from ekd.batches import Batches
+from ekd.data import Collate
 from ekd.head import head_of, stats
 from ekd.rows import kl, kl_of_draws
 from ekd.types import Batch, Trace

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ekd.report.method import name_of
+
 BUDGETS = ("steps", "tokens")
 ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells
 
@@ -59,11 +61,9 @@ def read(path: Path) -> Sweep:
     """Raises ValueError, in a sentence, where there is nothing to report on or two cells claim to be the same one."""
     if not path.is_dir():
         raise ValueError(f"sweep={path} is no folder; give the one that holds METHOD/seed_N/ (hydra.sweep.dir)")
-    cells: list[Cell] = []
-    lost: list[Lost] = []
-    for folder in sorted(_folders(path)):
-        found = read_cell(folder, path)
-        (cells if isinstance(found, Cell) else lost).append(found)  # type: ignore[arg-type]
+    found = read_cells(path)
+    cells = [cell for cell in found if isinstance(cell, Cell)]
+    lost = [cell for cell in found if isinstance(cell, Lost)]
     if not cells:
         what = f"{len(lost)} cells, none of them finished; the first: {lost[0].why}" if lost else "no run at all"
         raise ValueError(
@@ -71,6 +71,11 @@ def read(path: Path) -> Sweep:
         )
     _check_single(cells)
     return Sweep(path, cells, lost, planned(path))
+
+
+def read_cells(path: Path) -> list[Cell | Lost]:
+    """Every run below a folder, whatever became of it."""
+    return [read_cell(folder, path) for folder in sorted(_folders(path))]
 
 
 def read_cell(folder: Path, root: Path) -> Cell | Lost:
@@ -98,18 +103,9 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
         why = f"metrics.json is not whole ({type(error).__name__}: {error}); delete it and start the sweep again"
         return Lost(folder, budget, method, seed, "unreadable", why)
     if not math.isfinite(kl):
-        return Lost(folder, budget, method, seed, "failed", f"val/kl is {kl}: training diverged; lower student.lr")
+        why = f"val/kl is {kl}: training diverged; lower student.optimizer.lr"
+        return Lost(folder, budget, method, seed, "failed", why)
     return cell
-
-
-def name_of(config: dict[str, Any]) -> str:
-    """The name of a run that was given none: bucket_70_80, random_10, topk_20, vanilla, or its selector's own."""
-    selector = dict(config["selector"])
-    kind = str(selector["_target_"]).rpartition(".")[2].lower()
-    if str(config["loss"]["_target_"]).endswith("CrossEntropy"):
-        return "teacher_free"
-    values = {"bucket": ("lower", "upper"), "random": ("k_percent",), "topk": ("k_percent",)}.get(kind, ())
-    return "_".join([kind, *(f"{float(selector[value]):g}" for value in values)])
 
 
 def planned(path: Path) -> list[tuple[str, int]]:
@@ -191,6 +187,7 @@ def _check_single(cells: list[Cell]) -> None:
         if key in seen:
             raise ValueError(
                 f"{seen[key]} and {cell.folder} are both {cell.method} with seed {cell.seed}; "
-                "give the folder of one sweep, or name the runs apart with +method=NAME"
+                "give the folder of one sweep; another loss, signal or teacher is a sweep of its own "
+                "(hydra.sweep.dir=FOLDER)"
             )
         seen[key] = cell.folder
