@@ -41,5 +41,6 @@ class Bucket:
         low, high = (q[runs.member] for q in quantiles(score, runs, self.lower, self.upper))
         exact = score.double()
         keep = (low <= exact) & (exact <= high)
-        nearness = -torch.abs(exact - (low + high) / 2)
+        # In single precision: two rows at one distance would else be told apart by the rounding of the quantiles.
+        nearness = -torch.abs(exact - (low + high) / 2).float()
         return best_of_empty(keep, nearness, sequence).to(score.dtype)

@@ -33,7 +33,7 @@ class GlobalBucket(nn.Module):
             low, high = self.ring.quantiles(self.bucket.lower, self.bucket.upper)
             exact = score.double()
             keep = (low <= exact) & (exact <= high)
-            nearness = -torch.abs(exact - (low + high) / 2)
+            nearness = -torch.abs(exact - (low + high) / 2).float()  # as in bucket
             weight = best_of_empty(keep, nearness, sequence).to(score.dtype)
         else:
             weight = self.bucket(score, sequence)
