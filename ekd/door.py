@@ -194,12 +194,17 @@ def _sentence(error: BaseException) -> str | None:
         cause = cause.__cause__
     if "wandb" in sys.modules and isinstance(cause, sys.modules["wandb"].errors.Error):
         return f"W&B: {' '.join(str(cause).split())}; WANDB_MODE=offline logs on this machine only"
+    strange = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(cause))
+    if isinstance(error, InstantiationException) and strange:
+        return f"{strange[1]} takes no {strange[2]!r}: leave it out, or choose by method= or by selector=, not by both"
     return str(cause) if isinstance(cause, ValueError) else None
 
 
 def _check_keys(name: str) -> None:
     """Compose once before Hydra does, to answer a misspelt key or group with the names that exist."""
     overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra"))]
+    for word in overrides:  # a sweep's, too
+        _check_choices(*word.split("=", 1))
     if any(flag in sys.argv for flag in ("-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info")):
         overrides = [
             word for word in overrides if "," not in word and not re.search(r"(choice|range|interval)\(", word)
@@ -211,6 +216,16 @@ def _check_keys(name: str) -> None:
             hydra.compose(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         _stop(_explain(name, overrides, error))
+
+
+def _check_choices(group: str, values: str) -> None:
+    folder = CONF / group
+    known = sorted(file.stem for file in folder.glob("*.yaml")) if re.fullmatch(r"[\w/]+", group) else []
+    for value in values.split(",") if known and re.fullmatch(r"[\w,]+", values) else []:
+        if value not in (*known, "null"):
+            close = difflib.get_close_matches(value, known, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            _stop(f"there is no {group}={value}{hint}; there is {', '.join(known)}")
 
 
 def _explain(name: str, overrides: list[str], error: Exception) -> str:

@@ -122,6 +122,14 @@ class Student(L.LightningModule):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
+    def check_budget(self, max_steps: int) -> None:
+        """Before any work: a run has one end."""
+        if self.supervised_tokens is not None and max_steps != -1:
+            raise ValueError(
+                f"two budgets, student.supervised_tokens={self.supervised_tokens} and trainer.max_steps={max_steps}: "
+                "leave trainer.max_steps out with budget=tokens, or use budget=steps"
+            )
+
     def origin(self) -> dict[str, Any]:
         return {"type": "student", **identity(self.name), "layers": self.spec["layers"], "dtype": self.spec["dtype"]}
 
@@ -306,11 +314,6 @@ class Student(L.LightningModule):
                 "weights and set trainer.precision=bf16-mixed for speed"
             )
         optimizer = self.optimizer([p for p in self.model.parameters() if p.requires_grad])
-        if self.supervised_tokens is not None and self.trainer.max_steps != -1:
-            raise ValueError(
-                f"two budgets, student.supervised_tokens={self.supervised_tokens} and trainer.max_steps="
-                f"{self.trainer.max_steps}: use budget=tokens student.supervised_tokens=..., or budget=steps alone"
-            )
         total = self.supervised_tokens or int(self.trainer.estimated_stepping_batches)
         scheduler = spread(self.schedule, optimizer, self.warmup, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -31,6 +31,7 @@ def main(config: DictConfig) -> int:
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, student, exam = build(config.data), build(config.student), build(config.exam)
     check_pairs(data, student)
+    student.check_budget(config.trainer.max_steps)
     memory = plan_memory(config, data, student) if config.plan else {}
     if config.plan is True:
         return 0

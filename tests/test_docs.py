@@ -41,6 +41,19 @@ def test_every_documented_command_composes(command):
         assert hydra.compose(room, values)
 
 
+def entries() -> list[str]:
+    """What docs/original.md has in place of the old flags, as overrides of ekd.train."""
+    lines = [line for line in (ROOT / "docs" / "original.md").read_text().splitlines() if line.startswith("| `")]
+    spans = [span for line in lines for span in re.findall(r"`([^`]+)`", line.strip("| ").rpartition(" | ")[2])]
+    return [span for span in spans if "=" in span and not span.startswith(("python", "-m", "plan"))]
+
+
+@pytest.mark.parametrize("entry", entries())
+def test_what_replaces_an_old_flag_composes(entry):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        assert hydra.compose("train", [w for w in shlex.split(entry) if "=" in w and not w.startswith("hydra.")])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

@@ -200,9 +200,12 @@ def test_the_page_of_one_run(tmp_path):
     assert text.index("<strong>right") < text.index("<strong>wrong")
     assert "&lt;i&gt;4&lt;/i&gt;" in text and "2 + 2?" in text
     assert "One run is one seed" in text and "uncommitted changes" in text
-    (run / "metrics.json").unlink()
-    with pytest.raises(ValueError, match="is unfinished"):
+    (run / "metrics.json").rename(run / "run.json")
+    with pytest.raises(ValueError, match="not finished"):
         run_page(run)
+    with pytest.raises(ValueError, match="holds no training run"):
+        run_page(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_page_module_is_light_to_import():

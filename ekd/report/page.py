@@ -77,10 +77,11 @@ def sweep_page(path: Path, out: Path | None = None) -> Path:
 
 def run_page(run: Path, out: Path | None = None) -> Path:
     """-> the page of one finished run, RUN/report/index.html unless `out` names another folder."""
-    from ekd.report.run_view import view
+    from ekd.report.run_view import finished, view
 
+    cell = finished(run)
     where = folder(out or run / "report", png=False)
-    return where.render("run.html", **view(run, where))
+    return where.render("run.html", **view(cell, where))
 
 
 def rendered(template: str, **values: Any) -> str:

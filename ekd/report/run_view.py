@@ -31,11 +31,18 @@ CHOICE = (
 )
 
 
-def view(run: Path, folder: Folder) -> dict[str, Any]:
+def finished(run: Path) -> Cell:
     """Raises ValueError, in a sentence, for a run that did not finish."""
+    if not (run / "run.json").exists() and not (run / "metrics.json").exists():
+        raise ValueError(f"run={run} holds no training run; give the folder that python -m ekd.train printed")
     cell = read_cell(run, run)
     if not isinstance(cell, Cell):
-        raise ValueError(f"run={run} is {cell.state}: {cell.why}")
+        raise ValueError(f"run={run} has no figures: {cell.why}")
+    return cell
+
+
+def view(cell: Cell, folder: Folder) -> dict[str, Any]:
+    run = cell.folder
     answers = list(sample_answers(run / "answers.jsonl"))
     return {
         "title": f"{cell.method}, seed {cell.seed}",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ekd.selector.segment import best_of_empty, check_scope, check_scores, quantiles, segments
+from ekd.selector.segment import best_of_empty, check_scope, check_scores, nearest, quantiles, segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,4 @@ class Bucket:
         low, high = (q[runs.member] for q in quantiles(score, runs, self.lower, self.upper))
         exact = score.double()
         keep = (low <= exact) & (exact <= high)
-        # In single precision: two rows at one distance would else be told apart by the rounding of the quantiles.
-        nearness = -torch.abs(exact - (low + high) / 2).float()
-        return best_of_empty(keep, nearness, sequence).to(score.dtype)
+        return best_of_empty(keep, nearest(exact, (low + high) / 2, sequence), sequence).to(score.dtype)

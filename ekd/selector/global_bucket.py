@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ekd.selector.bucket import Bucket
 from ekd.selector.ring import Ring
-from ekd.selector.segment import best_of_empty, check_scores
+from ekd.selector.segment import best_of_empty, check_scores, nearest
 
 
 class GlobalBucket(nn.Module):
@@ -33,8 +32,7 @@ class GlobalBucket(nn.Module):
             low, high = self.ring.quantiles(self.bucket.lower, self.bucket.upper)
             exact = score.double()
             keep = (low <= exact) & (exact <= high)
-            nearness = -torch.abs(exact - (low + high) / 2).float()  # as in bucket
-            weight = best_of_empty(keep, nearness, sequence).to(score.dtype)
+            weight = best_of_empty(keep, nearest(exact, (low + high) / 2, sequence), sequence).to(score.dtype)
         else:
             weight = self.bucket(score, sequence)
         self.ring.push(score)

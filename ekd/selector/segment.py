@@ -92,3 +92,13 @@ def best_of_empty(keep: Tensor, score: Tensor, sequence: Tensor) -> Tensor:
     if not bool(empty.any()):
         return keep
     return keep | ((rank(score, runs) == 0) & empty[runs.member])
+
+
+def nearest(score: Tensor, middle: Tensor, sequence: Tensor) -> Tensor:
+    """(R,) float64: 1 for the rows of each sequence that are nearest to `middle`, 0 for the others.
+
+    Two rows at one distance are both nearest, whatever the rounding of `middle`, often halfway between two scores.
+    """
+    runs, far = segments(sequence), torch.abs(score - middle)
+    closest = by_segment(far, runs, "amin")[runs.member]
+    return (far <= closest * (1 + 1e-9) + 1e-12 * (score.abs() + middle.abs())).double()
