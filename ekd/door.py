@@ -59,8 +59,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
                 raise KeyboardInterrupt
             return value(run) if value and sweeps else None
         except KeyboardInterrupt:
-            print("\nstopped; the same command goes on where it was", file=sys.stderr)
-            sys.exit(130)
+            _stopped()
         except Exception as error:  # any: a cell keeps its defect and the others go on; a single run raises it
             sentence = _sentence(error)
             if sweeps:
@@ -74,7 +73,10 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
                 sys.modules["wandb"].finish(exit_code=ended)
 
     task.__module__ = "__main__"
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    except KeyboardInterrupt:  # between the cells of a sweep, or while waiting for those in other processes
+        _stopped()
     sys.exit(code)
 
 
@@ -179,6 +181,11 @@ def _quiet() -> None:
         "`gradient_checkpointing_enable` is deprecated",
     ):
         warnings.filterwarnings("ignore", f".*{re.escape(noise)}")
+
+
+def _stopped() -> NoReturn:
+    print("\nstopped; the same command goes on where it was", file=sys.stderr)
+    sys.exit(130)
 
 
 def _stop(sentence: str) -> NoReturn:

@@ -14,8 +14,10 @@ import pytest
 from browser import DESKTOP, PHONE, browser, complaints, look, open_page, screenshot, too_wide  # noqa: F401
 from fake_sweep import METHODS, flat_truth, made, write_cell, write_sweep
 
+from ekd.report.effects import holm
 from ekd.report.method import bands, matched_random, ordered, pairs
 from ekd.report.page import run_page, sweep_page
+from ekd.report.section import results, sections
 from ekd.report.sweep import curve, read
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +98,23 @@ def test_where_nothing_matters_no_difference_is_said(tmp_path):
     assert "at this size, none is shown to be better or worse" in text
     assert "bucket_70_80 is not different from random_10 at this size: difference" in text
     assert "is not shown (Friedman&#39;s test" in text
+
+
+def test_a_method_of_two_names_is_compared_once(tmp_path):
+    write_sweep(tmp_path)
+    before = results(sections(read(tmp_path))[0])[0]
+    for seed in range(3):
+        kl = before.table["topk_10"][seed]
+        write_cell(tmp_path / "steps" / "bucket_90_100" / f"seed_{seed}", made("bucket_90_100", seed, kl))
+    main = results(sections(read(tmp_path))[0])[0]
+    assert (len(before.tested), len(main.tested), len(main.comparisons)) == (34, 32, 34)
+    for control in ("vanilla", "random_10"):
+        topk, bucket = main.against("topk_10", control), main.against("bucket_90_100", control)
+        assert topk is not None and bucket == topk._replace(method="bucket_90_100")
+    assert holm([c.p for c in main.tested]).tolist() == [c.corrected for c in main.tested]
+    text = re.sub(r"</?code>", "", sweep_page(tmp_path).read_text())
+    assert "bucket_90_100 and topk_10 chose the same tokens and count once" in text
+    assert "14 ways of choosing" in text
 
 
 def test_one_seed_has_no_intervals_and_says_so(tmp_path):
@@ -222,7 +241,12 @@ def test_the_door(sweep, tmp_path):
     done = door(f"sweep={sweep}", f"out={tmp_path / 'elsewhere'}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "elsewhere" / "index.html").exists()
-    for words, sentence in (((), "nothing to report on"), (("sweep=a", "traces=b"), "two pages")):
+    wrong = [
+        ((), "nothing to report on"),
+        (("sweep=a", "traces=b"), "two pages"),
+        (("sweep=a", "limit=3", "dataset=gsm8k"), "limit=3 dataset=gsm8k goes with traces=PATH only"),
+    ]
+    for words, sentence in wrong:
         refused = door(*words)
         assert refused.returncode == 2 and sentence in refused.stderr and refused.stderr.count("\n") == 1
 

@@ -49,8 +49,9 @@ def start(cwd: Path, *words: str) -> subprocess.Popen[str]:
     )
     command = [sys.executable, "-m", "ekd.train", *words]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,29 @@ def test_a_sweep_killed_twice_gives_the_same_table(place, whole):
     assert cells(place / "killed") == whole
     curve = place / "killed/steps/random_20/seed_1"
     assert (curve / "csv.1/metrics.csv").stat().st_size and (curve / "csv/metrics.csv").stat().st_size
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(place, whole, launcher):
+    """The terminal sends it to every process of the command."""
+    sweep = place / f"interrupted-{launcher}"
+    words = [
+        *SWEEP,
+        f"hydra.sweep.dir={sweep}",
+        f"hydra/launcher={launcher}",
+        "+callback.slow._target_=sweep_slow.Slow",
+    ]
+    process, deadline = start(place, *words), time.monotonic() + 120
+    while not list(sweep.rglob("*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert "the same command goes on" in said and "failed" not in said
+    again = start(place, *words)
+    said = again.communicate(timeout=300)[0]
+    assert again.returncode == 0 and "going on" in said, said
+    assert cells(sweep) == whole
 
 
 def test_a_failed_cell_is_named_and_the_others_go_on(place):

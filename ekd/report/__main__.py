@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ekd.door import build, door
+
+OF_TRACES = ("limit", "top", "dataset", "tokenizer", "trust_remote_code")
 
 
 def main(config: DictConfig) -> int:
@@ -19,6 +22,9 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"sweep={config.sweep} and run={config.run} are two pages: give one of them at a time")
     if config.sweep is None and config.run is None:
         raise ValueError("nothing to report on: give sweep=PATH, run=RUN or traces=PATH")
+    words = HydraConfig.get().overrides.task
+    if idle := [word for word in words if word.split("=")[0].lstrip("+").split(".")[0] in OF_TRACES]:
+        raise ValueError(f"{' '.join(idle)} goes with traces=PATH only: leave it out")
     return report(config)
 
 

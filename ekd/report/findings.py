@@ -23,8 +23,9 @@ def findings(section: Section, results: Sequence[Result]) -> Findings:
     points = [
         *_order(main),
         *_original(main),
-        *_against(main, "random", [c for c in main.comparisons if is_random(c.control)]),
-        *_against(main, "vanilla", [c for c in main.comparisons if c.control == "vanilla" and selects(c.method)]),
+        *_against(main, "random", [c for c in main.tested if is_random(c.control)]),
+        *_against(main, "vanilla", [c for c in main.tested if c.control == "vanilla" and selects(c.method)]),
+        *(f"{name} and {other} chose the same tokens and count once." for name, other in main.twins.items()),
         *_teacher(main),
         *(_also(other) for other in results[1:]),
     ]
@@ -37,7 +38,6 @@ def sentence(result: Result, c: Comparison) -> str:
     if c.low is None or c.high is None or c.p is None or c.corrected is None:
         why = "one seed" if c.n == 1 else f"{c.n} seeds, all exactly alike"
         return f"{c.method} and {c.control}: {numbers}; {why}, so nothing says whether that is chance."
-    family = sum(other.p is not None for other in result.comparisons)
     numbers += f" {result.span(c.low, c.high)}, {c.n} seeds"
     word = "better" if result.better(c) else "worse"
     if c.found:
@@ -45,7 +45,7 @@ def sentence(result: Result, c: Comparison) -> str:
     if c.hinted:
         return (
             f"{c.method} may be {word} than {c.control}: {numbers}, p {chance(c.p)} alone but {chance(c.corrected)} "
-            f"after correction for {family} comparisons, so this sweep does not show it."
+            f"after correction for {len(result.tested)} comparisons, so this sweep does not show it."
         )
     return f"{c.method} is not different from {c.control} at this size: {numbers}."
 
@@ -65,7 +65,7 @@ def _headline(main: Result) -> str:
             "There is no random control of the same share in this sweep, so it cannot say whether it matters which "
             "tokens are chosen."
         )
-    tested = [c for c in versus if c.p is not None]
+    tested = [c for c in main.tested if c in versus]
     if not tested:
         return "There are too few seeds to tell any method from random tokens of the same share."
     better = [c for c in tested if c.found and main.better(c)]
@@ -127,7 +127,7 @@ def _against(main: Result, what: str, comparisons: Sequence[Comparison]) -> list
         said.append(
             f"Different from {name} on their own, but not after the correction, so not shown: {_listed(main, hinted)}."
         )
-    rest = [c for c in others if not c.found and not c.hinted and c.p is not None]
+    rest = [c for c in others if not c.found and not c.hinted]
     if rest:
         said.append(f"Not different from {name} at this size: {_listed(main, rest)}.")
     return said
@@ -145,7 +145,7 @@ def _teacher(main: Result) -> list[str]:
 
 
 def _also(other: Result) -> str:
-    tested = [c for c in other.comparisons if c.p is not None]
+    tested = other.tested
     found = [c for c in tested if c.found]
     if not tested:
         return f"By {other.metric.label}, nothing can be compared."

@@ -64,6 +64,12 @@ def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
+def twins(table: Mapping[str, Mapping[int, float]]) -> dict[str, str]:
+    """{bucket_90_100: topk_10}: two names of one method, where every seed of {method: {seed: value}} says so, too."""
+    found = {name: f"topk_{100 - ends[0]:g}" for name in table if (ends := band(name)) and ends[1] == 100}
+    return {name: other for name, other in found.items() if table[name] == table.get(other)}
+
+
 def ordered(methods: Iterable[str]) -> list[str]:
     """Controls first, then topk, then the bands from low to high, wide ones last, then the rest."""
     names = set(methods)

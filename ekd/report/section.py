@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ekd.report.effects import Comparison, Estimate, compare, estimate
-from ekd.report.method import ordered, pairs
+from ekd.report.method import ordered, pairs, twins
 from ekd.report.sweep import Cell, Lost, Sweep
 
 
@@ -48,7 +48,13 @@ class Result(NamedTuple):
     table: dict[str, dict[int, float]]
     means: dict[str, Estimate]
     comparisons: list[Comparison]
+    twins: dict[str, str]  # {method: its other name}, compared once
     decimals: int
+
+    @property
+    def tested(self) -> list[Comparison]:
+        """The family that the correction is for."""
+        return [c for c in self.comparisons if c.p is not None and c.method not in self.twins]
 
     def against(self, method: str, control: str | None) -> Comparison | None:
         return next((c for c in self.comparisons if (c.method, c.control) == (method, control)), None)
@@ -108,7 +114,16 @@ def result(section: Section, metric: Metric) -> Result | None:
     if not table:
         return None
     means = {name: estimate(list(seeds.values())) for name, seeds in table.items()}
-    return Result(metric, table, means, compare(table, pairs(list(table))), _decimals(means, metric))
+    return Result(metric, table, means, *_compared(table), _decimals(means, metric))
+
+
+def _compared(table: dict[str, dict[int, float]]) -> tuple[list[Comparison], dict[str, str]]:
+    """A method of two names is tested by one, which costs the others one correction less, and shown by both."""
+    same, wanted = twins(table), pairs(list(table))
+    found = {(c.method, c.control): c for c in compare(table, [pair for pair in wanted if pair[0] not in same])}
+    for name, other in same.items():
+        found |= {(name, c.control): c._replace(method=name) for c in list(found.values()) if c.method == other}
+    return [found[pair] for pair in wanted if pair in found], same
 
 
 def results(section: Section) -> list[Result]:

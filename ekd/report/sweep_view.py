@@ -98,9 +98,9 @@ def bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
 def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
     if not result.comparisons:
         return None
-    found = sum(c.found for c in result.comparisons)
+    found = sum(c.found for c in result.tested)
     count = sum(is_random(c.control) for c in result.comparisons)
-    label = f"Paired differences: {found} of {len(result.comparisons)} are shown after correction"
+    label = f"Paired differences: {found} of {len(result.tested)} are shown after correction"
     caption = (
         f"Difference of {result.metric.label}, paired by seed, with its own 95% interval; {count} to a random control. "
         "Filled and thick: shown after Holm's correction; hollow: not shown."

@@ -32,10 +32,9 @@ def method_table(section: Section, results: Sequence[Result]) -> Table:
         row += _difference(main, main.against(name, control))
         row += _difference(main, main.against(name, "vanilla"))
         rows.append(row)
-    family = sum(c.p is not None for c in main.comparisons)
     notes = [
-        f"{_seeds(section)} Mean [95% interval, Student's t]. Differences are of {main.metric.label}, paired "
-        f"by seed; p is of the paired t test after Holm's correction for the {family} comparisons of this table. An "
+        f"{_seeds(section)} Mean [95% interval, Student's t]. Differences are of {main.metric.label}, paired by seed; "
+        f"p is of the paired t test after Holm's correction for the {len(main.tested)} comparisons of this table. An "
         "asterisk marks p < 0.05, a question mark an interval that excludes 0 without surviving the correction."
     ]
     return Table("methods", f"{section.title}: methods", head, rows, notes)
