@@ -16,8 +16,9 @@ from typing import NamedTuple
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from ekd.model import home, load_tokenizer
+from ekd.model import load_tokenizer
 from ekd.prompt import Prompt
+from ekd.source import home
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Trace

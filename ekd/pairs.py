@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ekd.data import TraceData, norm_column
+from ekd.model import check_layers
 from ekd.samples import TopSamples
 from ekd.student import Student
 from ekd.types import NeedsDensity
@@ -36,6 +37,7 @@ def check_pairs(data: TraceData, student: Student) -> None:
         )
     if isinstance(teacher, Drawn) and teacher.draws:
         check_drawn(teacher.draws, data, student)
+    check_layers(student.name, student.spec["layers"], trust_remote_code=student.spec["trust_remote_code"])
     norm_column(teacher.temperatures if isinstance(teacher, Tempered) else [], float(temperature))
 
 

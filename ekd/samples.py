@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ekd.batches import pack
 from ekd.data import Collate, Traces
 from ekd.head import head_of, stats
-from ekd.model import identity, load_model, pick_device
+from ekd.model import load_model, pick_device
 from ekd.rows import valid
+from ekd.source import identity
 from ekd.store import manifest
 from ekd.store.store import Store
 from ekd.types import Rows, Signal, Stats

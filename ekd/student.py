@@ -18,9 +18,10 @@ from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
 from ekd.head import TAILS, Head, check_head, distill, head_of, stats
 from ekd.lora import Lora
-from ekd.model import identity, load_model, skeleton
+from ekd.model import check_borders, load_model, skeleton
 from ekd.rows import at_temperature, kl, kl_of_draws, valid, where
 from ekd.schedule import set_rate, spread
+from ekd.source import identity
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
 
 HARD_ROWS = ("end", "all", "none")
@@ -65,33 +66,17 @@ class Student(L.LightningModule):
         supervised_tokens: int | None,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"student.temperature is more than 0, not {temperature}")
-        if not 0 <= alpha_ce <= 1:
-            raise ValueError(f"student.alpha_ce (share of cross entropy in the loss) is 0 to 1, not {alpha_ce}")
-        if tail not in TAILS:
-            raise ValueError(f"student.tail is one of {', '.join(TAILS)}, not {tail!r}")
-        if hard_rows not in HARD_ROWS:
-            raise ValueError(f"student.hard_rows is one of {', '.join(HARD_ROWS)}, not {hard_rows!r}")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {warmup}")
-        if supervised_tokens is not None and supervised_tokens < 1:
-            raise ValueError(f"student.supervised_tokens is 1 or more, or null, not {supervised_tokens}")
+        check_values(temperature, alpha_ce, tail, hard_rows, warmup, supervised_tokens)
         if quantize and lora is None:
             raise ValueError(
                 f"student.quantize={quantize} freezes the weights, so something else has to learn: student=qlora"
             )
-        self.spec = {"layers": layers, "dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+        self.spec = dict[str, Any](layers=layers, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
         self.name, self.gradient_checkpointing, self.compiling = model, gradient_checkpointing, compile
         self.quantize, self.lora = quantize, lora
         self.strict_loading = lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
-        self.pricing: dict[str, Any] = {
-            "temperature": temperature,
-            "alpha_ce": alpha_ce,
-            "tail": tail,
-            "budget_mb": head_mb,
-        }
+        self.pricing = dict[str, Any](temperature=temperature, alpha_ce=alpha_ce, tail=tail, budget_mb=head_mb)
         self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
         self.supervised_tokens = supervised_tokens
         self.model: PreTrainedModel | None = None
@@ -108,13 +93,13 @@ class Student(L.LightningModule):
 
     def load(self) -> PreTrainedModel:
         """The untrained student."""
-        return load_model(self.name, **self.spec)  # type: ignore[arg-type]
+        return load_model(self.name, **self.spec)
 
     def skeleton(self, dtype: str | None = None) -> PreTrainedModel:
         """The student without weights, for a memory plan; dtype: another than its own."""
         if self.quantize:
             raise ValueError("plan=true does not know the size of quantised weights: set student.quantize=null")
-        model = skeleton(self.name, **(self.spec | ({"dtype": dtype} if dtype else {})))  # type: ignore[arg-type]
+        model = skeleton(self.name, **(self.spec | ({"dtype": dtype} if dtype else {})))
         if self.lora is not None:
             self.lora.attach(model)
         model.train()
@@ -136,7 +121,7 @@ class Student(L.LightningModule):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model = load_model(self.name, quantize=self.quantize, **self.spec)  # type: ignore[arg-type]
+        self.model = load_model(self.name, quantize=self.quantize, **self.spec)
         check_head(self.model)
         if self.lora is not None:
             self.lora.attach(self.model)
@@ -319,18 +304,18 @@ class Student(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-@torch.no_grad()
-def check_borders(model: PreTrainedModel, attention: str) -> None:
-    """A packed row's second sequence must not feel its first. Tried out, for neither names nor configs say it."""
-    ids = torch.arange(1, 12, device=model.device)[None]
-    other = torch.cat([ids[:, :5] + 20, ids[:, 5:]], 1)
-    positions = torch.cat([torch.arange(5), torch.arange(6)])[None].to(model.device)
-    decode, training = model.get_decoder(), model.training
-    model.eval()
-    a, b = (decode(input_ids=i, position_ids=positions, use_cache=False).last_hidden_state[:, 5:] for i in (ids, other))
-    model.train(training)
-    if not torch.equal(a, b):
-        raise ValueError(
-            f"data.packing=true: in this model with student.attention={attention} one sequence of a packed row sees "
-            "another; set data.packing=false, or student.attention=sdpa"
-        )
+def check_values(
+    temperature: float, alpha_ce: float, tail: str, hard_rows: str, warmup: float, supervised_tokens: int | None
+) -> None:
+    if temperature <= 0:
+        raise ValueError(f"student.temperature is more than 0, not {temperature}")
+    if not 0 <= alpha_ce <= 1:
+        raise ValueError(f"student.alpha_ce (share of cross entropy in the loss) is 0 to 1, not {alpha_ce}")
+    if tail not in TAILS:
+        raise ValueError(f"student.tail is one of {', '.join(TAILS)}, not {tail!r}")
+    if hard_rows not in HARD_ROWS:
+        raise ValueError(f"student.hard_rows is one of {', '.join(HARD_ROWS)}, not {hard_rows!r}")
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {warmup}")
+    if supervised_tokens is not None and supervised_tokens < 1:
+        raise ValueError(f"student.supervised_tokens is 1 or more, or null, not {supervised_tokens}")

@@ -166,7 +166,8 @@ def starts_ranks(trainer: L.Trainer) -> bool:
 
 def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run: Path) -> dict[str, dict[str, float]]:
     """The teacher's and the untrained student's answers are kept for the next run; they do not change."""
-    from ekd.model import home, pick_device
+    from ekd.model import pick_device
+    from ekd.source import home
 
     if exam.problems == 0:
         return {}

@@ -14,8 +14,9 @@ from conftest import collector, hf
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ekd.dataset.arithmetic import Arithmetic
-from ekd.model import EMBEDDED_CUT, _cut, end_ids, identity, load_model, load_tokenizer
+from ekd.model import EMBEDDED_CUT, _cut, end_ids, load_model, load_tokenizer
 from ekd.prompt import Prompt
+from ekd.source import identity
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaCo
 
 from ekd.batches import Batches, fill
 from ekd.data import Collate
+from ekd.model import check_borders
 from ekd.selector.bucket import Bucket
-from ekd.student import check_borders
 
 SIZES = {
     "hidden_size": 32,

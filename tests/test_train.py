@@ -152,10 +152,11 @@ def test_trace_collects_without_training(place):
         (["plan=maybe"], "measure"),
     ],
 )
-def test_a_mistake_is_answered_in_a_sentence_and_the_exit_code_is_not_0(place, words, said):
-    done = ekd("train", *TINY, *words, cwd=place)
+def test_a_mistake_is_answered_in_a_sentence_before_any_work(place, words, said):
+    done = ekd("train", *TINY, *words, cwd=place, EKD_HOME=str(place / "untouched"))
     assert done.returncode != 0 and said in done.stderr + done.stdout, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("error: ") == 1
+    assert not (place / "untouched" / "traces").exists()
 
 
 def test_help_is_quick_and_needs_no_heavy_import(place):

@@ -18,7 +18,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from ekd.model import _embedded_gguf, home
+from ekd.source import embedded_gguf, home
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -152,7 +152,7 @@ def dequantised() -> str:
     if target.exists():
         return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    reader = gguf.GGUFReader(_embedded_gguf())
+    reader = gguf.GGUFReader(embedded_gguf())
     aside = target.with_suffix(f".{os.getpid()}")
     writer = gguf.GGUFWriter(aside, reader.fields["general.architecture"].contents())
     for name, entry in reader.fields.items():

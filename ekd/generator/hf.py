@@ -12,7 +12,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ekd.exam import Exam, Solver
-from ekd.model import identity, load_model, pick_device
+from ekd.model import load_model, pick_device
+from ekd.source import identity
 
 STUDENT = "model."  # how a checkpoint calls the student's weights
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from ekd.generation import generate
 from ekd.head import Head, head_of
-from ekd.model import end_ids, identity, load_model, load_tokenizer, pick_device
+from ekd.model import end_ids, load_model, load_tokenizer, pick_device
+from ekd.source import identity
 from ekd.teacher.draws import drawn
 from ekd.types import Request, Trace
 
