@@ -18,9 +18,8 @@ import ollama
 from ekd.teacher.wire.faults import Refused, Unfit
 from ekd.teacher.wire.matching import align, nameless_end, vet
 from ekd.teacher.wire.ollama_server import Answer, Known, Server, Strict, clear_errors, entry_of, joined, judge, pull
+from ekd.teacher.wire.remote import Remote
 from ekd.teacher.wire.rows import Row, to_trace
-from ekd.teacher.wire.transport import Wire
-from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
 
 TOP = 20  # the most that Ollama gives
@@ -29,7 +28,7 @@ PROBE = "The capital of France is"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ollama:
+class Ollama(Remote):
     """Prompts are sent raw, so that the chat template is the student tokenizer's own and both sides see the same ids.
 
     Entropies are midpoints of bounds (20 of V logprobs are known); the end token of an answer is a hard row unless
@@ -37,23 +36,10 @@ class Ollama:
     """
 
     model: str
-    tokenizer: str
-    endpoints: list[str]
-    mode: str
-    concurrency: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
     num_ctx: int
     end_row: bool
     stream: bool
     pull: bool
-    max_hard: float
-    attempts: int
-    backoff: float
-    timeout: float
-    patience: float
-    exact: bool = field(default=False, init=False)
     greeted: dict[str, Known] = field(default_factory=dict, init=False, repr=False)  # by URL
 
     def __post_init__(self) -> None:
@@ -68,30 +54,7 @@ class Ollama:
             raise ValueError(
                 f"teacher.max_new_tokens is from 1 to num_ctx - 1 = {self.num_ctx - 1}, not {self.max_new_tokens}"
             )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                "teacher.temperature is 0 (greedy) or more and 0 < teacher.top_p <= 1, "
-                f"not {self.temperature} and {self.top_p}"
-            )
-        if not 0 <= self.max_hard <= 1:
-            raise ValueError(f"teacher.max_hard is a share, 0 to 1, not {self.max_hard}")
-        if self.timeout <= 0:
-            raise ValueError(f"teacher.timeout is more than 0 seconds, not {self.timeout}")
-        _ = self.wire  # checks the rest
-
-    @cached_property
-    def wire(self) -> Wire:
-        return Wire(
-            endpoints=self.endpoints,
-            concurrency=self.concurrency,
-            attempts=self.attempts,
-            backoff=self.backoff,
-            patience=self.patience,
-        )
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return vocabulary_of(self.tokenizer)
+        super().__post_init__()
 
     @cached_property
     def digest(self) -> str:

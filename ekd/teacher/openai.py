@@ -22,12 +22,11 @@ from ekd.teacher.wire.dialect import Dialect, Sampling, Solved
 from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clear_faults, retry_after
 from ekd.teacher.wire.llama import Llama
 from ekd.teacher.wire.matching import vet
+from ekd.teacher.wire.remote import Remote
 from ekd.teacher.wire.rows import Row, to_trace
 from ekd.teacher.wire.sglang import SGLang
 from ekd.teacher.wire.text import Text
-from ekd.teacher.wire.transport import Wire
 from ekd.teacher.wire.vllm import VLLM
-from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
 
 DIALECTS: dict[str, Any] = {"llama": Llama, "vllm": VLLM, "sglang": SGLang, "text": Text}
@@ -36,26 +35,13 @@ PROBE = "The capital of France is"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenAI:
+class OpenAI(Remote):
     """Entropies are midpoints of bounds: `top` of V logprobs are known. Arguments: see conf/teacher/openai.yaml."""
 
     model: str | None
-    tokenizer: str
-    endpoints: list[str]
     server: str
-    mode: str
     api_key_env: str | None
-    concurrency: int
     top: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    max_hard: float
-    attempts: int
-    backoff: float
-    timeout: float
-    patience: float
-    exact: bool = field(default=False, init=False)
     greeted: dict[str, Known] = field(default_factory=dict, init=False, repr=False)  # by URL
 
     def __post_init__(self) -> None:
@@ -71,30 +57,7 @@ class OpenAI:
             raise ValueError(
                 f"teacher.top and teacher.max_new_tokens are 1 or more, not {self.top} and {self.max_new_tokens}"
             )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                "teacher.temperature is 0 (greedy) or more and 0 < teacher.top_p <= 1, "
-                f"not {self.temperature} and {self.top_p}"
-            )
-        if not 0 <= self.max_hard <= 1:
-            raise ValueError(f"teacher.max_hard is a share, 0 to 1, not {self.max_hard}")
-        if self.timeout <= 0:
-            raise ValueError(f"teacher.timeout is more than 0 seconds, not {self.timeout}")
-        _ = self.wire  # checks the rest
-
-    @cached_property
-    def wire(self) -> Wire:
-        return Wire(
-            endpoints=self.endpoints,
-            concurrency=self.concurrency,
-            attempts=self.attempts,
-            backoff=self.backoff,
-            patience=self.patience,
-        )
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return vocabulary_of(self.tokenizer)
+        super().__post_init__()
 
     @cached_property
     def sampling(self) -> Sampling:
