@@ -10,6 +10,7 @@ from ekd.report.findings import chance
 from ekd.report.method import matched_random, selects
 from ekd.report.plain import Table, Value
 from ekd.report.section import Result, Section
+from ekd.report.sweep import curve
 
 DECILES = [f"choice/kl/decile{d}" for d in range(10)]
 
@@ -18,7 +19,7 @@ def method_table(section: Section, results: Sequence[Result]) -> Table:
     """Means and intervals of every metric, and the first one's paired differences."""
     main = results[0]
     unit = "points" if main.metric.unit == "%" else main.metric.unit
-    head = ["method", "share, %", "supervised tokens"]
+    head = ["method", "share, %", "supervised tokens", "steps"]
     head += [f"{one.metric.label}, {one.metric.unit}" for one in results]
     head += [f"minus random of the same share, {unit}", "p", f"minus vanilla, {unit}", "p"]
     rows = []
@@ -27,6 +28,7 @@ def method_table(section: Section, results: Sequence[Result]) -> Table:
         train = [cell.figures["train"] for cell in cells]
         row = [Value(name), Value(f"{100 * mean(t['selected'] for t in train):.1f}")]
         row.append(Value(f"{mean(t['supervised_tokens'] for t in train):,.0f}"))
+        row.append(Value(_whole([last for cell in cells for last in curve(cell).steps[-1:]])))
         row += [_mean(one, name) for one in results]
         control = matched_random(name, section.methods) if selects(name) else None
         row += _difference(main, main.against(name, control))
@@ -38,6 +40,10 @@ def method_table(section: Section, results: Sequence[Result]) -> Table:
         "asterisk marks p < 0.05, a question mark an interval that excludes 0 without surviving the correction."
     ]
     return Table("methods", f"{section.title}: methods", head, rows, notes)
+
+
+def _whole(numbers: Sequence[float]) -> str:
+    return f"{mean(numbers):,.0f}" if numbers else "–"
 
 
 def _seeds(section: Section) -> str:
