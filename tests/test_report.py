@@ -12,10 +12,10 @@ from time import monotonic
 
 import pytest
 from browser import DESKTOP, PHONE, browser, complaints, look, open_page, screenshot, too_wide  # noqa: F401
-from fake_sweep import METHODS, flat_truth, made, write_cell, write_sweep
+from fake_sweep import BANDS, METHODS, flat_truth, made, write_cell, write_sweep
 
 from ekd.report.effects import holm
-from ekd.report.method import bands, matched_random, ordered, pairs
+from ekd.report.method import band, bands, matched_random, ordered, pairs
 from ekd.report.page import run_page, sweep_page
 from ekd.report.section import results, sections
 from ekd.report.sweep import curve, read
@@ -116,6 +116,20 @@ def test_a_method_of_two_names_is_compared_once(tmp_path):
     text = re.sub(r"</?code>", "", sweep_page(tmp_path).read_text())
     assert "bucket_90_100 and topk_10 chose the same tokens and count once" in text
     assert "14 ways of choosing" in text
+
+
+def test_it_says_whether_bands_teach_their_own_part(tmp_path):
+    """Planted: 9 of 10 bands gain 0.5 nats in their tenth and lose 0.1 elsewhere, one the other way round."""
+    for name in ("vanilla", "random_10", *BANDS):
+        cell = made(name, 0, 1.5)
+        ends = band(name)
+        for d in range(10) if ends else ():
+            change = -0.5 if 10 * d == ends[0] else 0.1
+            cell["figures"]["after"][f"choice/kl/decile{d}"] += -change if name == "bucket_30_40" else change
+        write_cell(tmp_path / "steps" / name / "seed_0", cell)
+    text = said(sweep_page(tmp_path))
+    assert "9 of 10 bands end closer to the teacher in their own part of its entropy (−0.40 nats on average)" in text
+    assert "9 of 10 end farther from it in the rest (+0.08 nats)" in text
 
 
 def test_one_seed_has_no_intervals_and_says_so(tmp_path):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 from ekd.report.effects import Comparison, any_difference
-from ekd.report.method import ORIGINAL, bands, is_random, matched_random, selects
-from ekd.report.section import Result, Section
+from ekd.report.method import ORIGINAL, band, bands, is_random, matched_random, selects
+from ekd.report.section import Result, Section, decile_means
 
 
 class Findings(NamedTuple):
@@ -26,6 +26,7 @@ def findings(section: Section, results: Sequence[Result]) -> Findings:
         *_against(main, "random", [c for c in main.tested if is_random(c.control)]),
         *_against(main, "vanilla", [c for c in main.tested if c.control == "vanilla" and selects(c.method)]),
         *(f"{name} and {other} chose the same tokens and count once." for name, other in main.twins.items()),
+        *_where(section, main),
         *_teacher(main),
         *(_also(other) for other in results[1:]),
     ]
@@ -137,6 +138,31 @@ def _listed(main: Result, group: Sequence[Comparison]) -> str:
     """A long list goes without its intervals, which the table has."""
     spans = [f" {main.span(c.low, c.high)}" if len(group) <= 4 else "" for c in group]
     return ", ".join(f"{c.method} ({main.show(c.difference, True)}{s})" for c, s in zip(group, spans, strict=True))
+
+
+def _where(section: Section, main: Result) -> list[str]:
+    """Whether a band teaches what it takes, and what that costs elsewhere. Means, not tested."""
+    kl, inside, outside = decile_means(section), [], []
+    for name in bands(main.table):
+        low, high = band(name) or (0, 0)
+        own = [d for d in range(10) if low <= 10 * d and 10 * d + 10 <= high]
+        control = matched_random(name, main.table)
+        if own and len(own) < 10 and name in kl and control in kl:
+            gap = [a - b for a, b in zip(kl[name], kl[control], strict=True)]
+            inside.append(mean(gap[d] for d in own))
+            outside.append(mean(gap[d] for d in range(10) if d not in own))
+    if len(inside) < 3:
+        return []
+    closer, farther = sum(gap < 0 for gap in inside), sum(gap > 0 for gap in outside)
+    return [
+        f"Where (means, not tested): beside random tokens of the same share, {closer} of {len(inside)} bands end "
+        f"closer to the teacher in their own part of its entropy ({_signed(mean(inside))} nats on average), and "
+        f"{farther} of {len(outside)} end farther from it in the rest ({_signed(mean(outside))} nats)."
+    ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _teacher(main: Result) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import mean
 from typing import NamedTuple
 
 from ekd.report.effects import Comparison, Estimate, compare, estimate
@@ -22,6 +23,7 @@ class Metric(NamedTuple):
 KL = Metric("kl", "held-out KL to the teacher", "nats", True)
 AGREEMENT = Metric("agreement", "top-1 agreement with the teacher", "%", False, 100.0)
 ACCURACY = Metric("accuracy", "accuracy in the exam", "%", False, 100.0)
+DECILES = [f"choice/kl/decile{d}" for d in range(10)]
 TITLES = {"steps": "Equal steps", "tokens": "Equal supervised tokens", "": "Runs"}
 
 
@@ -124,6 +126,17 @@ def _compared(table: dict[str, dict[int, float]]) -> tuple[list[Comparison], dic
     for name, other in same.items():
         found |= {(name, c.control): c._replace(method=name) for c in list(found.values()) if c.method == other}
     return [found[pair] for pair in wanted if pair in found], same
+
+
+def decile_means(section: Section, when: str = "after") -> dict[str, list[float]]:
+    """Mean over seeds of the KL in each tenth; without methods that lack one. when: before or after."""
+    found = {}
+    for name in section.methods:
+        cells = [cell.figures[when] for cell in section.of(name)]
+        whole = [[figures[key] for key in DECILES] for figures in cells if set(DECILES) <= set(figures)]
+        if whole:
+            found[name] = [mean(column) for column in zip(*whole, strict=True)]
+    return found
 
 
 def results(section: Section) -> list[Result]:

@@ -15,9 +15,9 @@ from ekd.report.findings import findings
 from ekd.report.method import bands, is_random
 from ekd.report.page import Drawing, Folder, command, settings, versions
 from ekd.report.plain import Table, Value
-from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, results, sections, value
+from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
 from ekd.report.sweep import Cell, Curve, Sweep, curve
-from ekd.report.tables import choice_table, cost_table, decile_means, decile_table, method_table
+from ekd.report.tables import choice_table, cost_table, decile_table, method_table
 
 
 def view(sweep: Sweep, folder: Folder) -> dict[str, Any]:

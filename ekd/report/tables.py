@@ -9,10 +9,8 @@ from ekd.report.effects import Comparison
 from ekd.report.findings import chance
 from ekd.report.method import matched_random, selects
 from ekd.report.plain import Table, Value
-from ekd.report.section import Result, Section
+from ekd.report.section import Result, Section, decile_means
 from ekd.report.sweep import curve
-
-DECILES = [f"choice/kl/decile{d}" for d in range(10)]
 
 
 def method_table(section: Section, results: Sequence[Result]) -> Table:
@@ -114,17 +112,6 @@ def choice_table(section: Section) -> Table | None:
     notes = ["Of the chosen rows: how many are among their sequence's 20% of highest entropy, and what the tokens are."]
     head = ["method", *(label for label, _, _ in columns)]
     return Table("choice", f"{section.title}: what was chosen", head, rows, notes) if columns else None
-
-
-def decile_means(section: Section, when: str = "after") -> dict[str, list[float]]:
-    """Mean over seeds of the KL in each tenth; without methods that lack one. when: before or after."""
-    found = {}
-    for name in section.methods:
-        cells = [cell.figures[when] for cell in section.of(name)]
-        whole = [[figures[key] for key in DECILES] for figures in cells if set(DECILES) <= set(figures)]
-        if whole:
-            found[name] = [mean(column) for column in zip(*whole, strict=True)]
-    return found
 
 
 def decile_table(section: Section) -> Table | None:
