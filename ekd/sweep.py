@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ekd.report.sweep import Lost, read_cells
 
-APART = ("ckpt", "plan", "plan_gb", "logger")  # of a config: what does not change the result
+APART = ("ckpt", "keep_checkpoints", "plan", "plan_gb", "logger")  # of a config: what does not change the result
 
 
 class Standing(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from ekd.door import build, door, name_job, provenance
 
 if TYPE_CHECKING:
     import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
 
     from ekd.data import TraceData
     from ekd.exam import Exam
@@ -72,7 +74,7 @@ def main(config: DictConfig) -> int:
     }
     logged = keep(run, {"figures": figures, **made, "traces": str(data.store.path)}, trainer, exam)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
-    print(f"checkpoint  {callbacks['checkpoint'].last_model_path or 'none'}")
+    print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *logged, sep="\n")
     return 0
 
@@ -108,6 +110,16 @@ def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | st
         resident(reset=True)
     trainer.fit(student, data, ckpt_path=ckpt, weights_only=True)
     return (resident()[1] - floor) / 1e9 if measure else 0.0
+
+
+def tidy(checkpoint: ModelCheckpoint, *, keep: bool) -> str:
+    """What there is to go on from. Without `keep` nothing, once metrics.json says that the run is complete."""
+    if keep:
+        return checkpoint.last_model_path or "none"
+    folder = Path(str(checkpoint.dirpath))
+    if folder.exists():
+        shutil.rmtree(folder)
+    return "not kept (keep_checkpoints=false)"
 
 
 def names(config: dict[str, Any]) -> dict[str, str]:

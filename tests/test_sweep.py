@@ -65,6 +65,7 @@ def whole(place) -> dict[str, dict]:
     done = ekd("train", *SWEEP, f"hydra.sweep.dir={place / 'whole'}", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"python -m ekd.report sweep={place / 'whole'}" in done.stdout
+    assert not list((place / "whole").rglob("*.ckpt")), "a sweep's finished cells would fill a disk"
     return cells(place / "whole")
 
 
