@@ -50,9 +50,12 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         ended = 1
         _quiet()
         run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-        (run / "failed.txt").unlink(missing_ok=True)
+        note = run / "failed.txt"
+        if not (run / "metrics.json").exists():  # else what came after the work failed, which the work may mend
+            note.unlink(missing_ok=True)
         try:
             ended = work(config) or 0
+            note.unlink(missing_ok=True)
             code = max(code, ended)
             _forget_ranks()
             if code == 130 and sweeps:
@@ -148,8 +151,11 @@ def name_job() -> None:
 
 def _failed(run: Path, sentence: str | None) -> None:
     """A cell of a sweep that did not work out, on paper; `ekd.multirun` names it at the end."""
-    (run / "failed.txt").write_text(sentence or traceback.format_exc())
     print(f"failed      {run}: {sentence or traceback.format_exc()}", file=sys.stderr)
+    try:
+        (run / "failed.txt").write_text(sentence or traceback.format_exc())
+    except OSError as error:  # a full disk must not stop the others, which may end elsewhere
+        print(f"failed      {run}/failed.txt: {error}", file=sys.stderr)
 
 
 def _forget_ranks() -> None:

@@ -13,10 +13,12 @@ LONGEST_TAG = 64
 
 
 def run_name(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
-    """choices: of Hydra's groups. With a method "bucket_70_80 seed 1", else the overrides, but for the logger's."""
+    """choices: of Hydra's groups. The overrides, but for the logger's; with a method "bucket_70_80 seed 1 ..."."""
     told = [word for word in overrides if not word.startswith("logger")]
     if method := choices.get("method"):
-        told = [method, *(word.replace("=", " ") for word in told if word.startswith(("seed=", "budget=")))]
+        rest = [word for word in told if not word.startswith(("method=", "experiment="))]
+        short = [word for word in rest if word.startswith(("seed=", "budget="))]
+        told = [method, *(word.replace("=", " ") for word in short), *(word for word in rest if word not in short)]
     name = " ".join(told) or f"selector={choices.get('selector')}"
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 

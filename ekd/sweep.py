@@ -48,7 +48,8 @@ def make_room(run: Path, now: Standing) -> None:
 def identity(made: dict[str, Any], run: Path) -> dict[str, Any]:
     """What decides a result: the resolved config, wherever the run's folder is, and the code."""
     config = {key: value for key, value in made["config"].items() if key not in APART}
-    return {"config": json.dumps(config, sort_keys=True).replace(str(run), ""), "code": made["code"]}
+    own = str(made.get("folder", run))  # where it ran: a sweep may have been moved since
+    return {"config": json.dumps(config, sort_keys=True).replace(own, ""), "code": made["code"]}
 
 
 def set_aside(run: Path) -> Path:
@@ -91,9 +92,13 @@ def outcome(sweep: Path) -> tuple[Table, int]:
     for cell in cells:
         name = str(cell.folder.relative_to(sweep))
         if isinstance(cell, Lost):
-            view.add_row(name, f"{cell.state}: {cell.why.splitlines()[-1]}", "", "", style="red")
+            view.add_row(
+                name, f"{cell.state}: {(cell.why.splitlines() or ['it left no word'])[-1]}", "", "", style="red"
+            )
         else:
             kl, train = cell.figures["after"]["val/kl"], cell.figures["train"]
+            if (cell.folder / "failed.txt").exists():
+                name += " (finished, but its page or logger failed: failed.txt)"
             view.add_row(name, f"{kl:.4f}", f"{train['supervised_tokens']:,}", f"{cell.figures['minutes']:.1f}")
     # A run may be whole and its page or its logger fail: that is said, too.
     broken = [isinstance(cell, Lost) and cell.state != "unfinished" for cell in cells]

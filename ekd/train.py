@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
 
 def main(config: DictConfig) -> int:
     import lightning as L
+    from torch import get_num_threads
 
     from ekd.pairs import check_pairs
     from ekd.sweep import make_room, standing, write
 
     began, run = monotonic(), Path(HydraConfig.get().runtime.output_dir)
+    peak_memory(reset=True)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, student, exam = build(config.data), build(config.student), build(config.exam)
     check_pairs(data, student)
@@ -38,10 +39,11 @@ def main(config: DictConfig) -> int:
     if config.plan is True:
         return 0
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    made = {"config": resolved, **provenance(), **names(resolved)}
+    made = {"config": resolved, **provenance(), **names(resolved), "folder": str(run), "threads": get_num_threads()}
     now = standing(run, made)
     if now.finished:
         print(f"finished before, with the same config and code: {run / 'metrics.json'}")
+        mend(run)
         return 0
     callbacks, loggers = build(config.callback), build(config.logger)
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
@@ -96,6 +98,17 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> 
     return [f"report      {run_page(run)}", *logged]
 
 
+def mend(run: Path) -> None:
+    """Of a finished run whose page or logger failed: the page is made now; what a logger lost is said."""
+    from ekd.report.page import run_page
+
+    note = run / "failed.txt"
+    if note.exists():
+        why = (note.read_text().strip().splitlines() or ["it left no word"])[-1]
+        print(f"but what followed failed ({why}): its logger may lack the outcome, its page is made now")
+        print(f"report      {run_page(run)}")
+
+
 def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None, *, measure: bool) -> float:
     """-> with `measure`, the most memory that training held (GB, 1e9 bytes) beyond what was there before the model."""
     from ekd.plan import resident
@@ -117,8 +130,11 @@ def tidy(checkpoint: ModelCheckpoint, *, keep: bool) -> str:
     if keep:
         return checkpoint.last_model_path or "none"
     folder = Path(str(checkpoint.dirpath))
-    if folder.exists():
-        shutil.rmtree(folder)
+    for pattern in ("step*.ckpt", "last*.ckpt", "interrupted.ckpt"):  # not what another callback wrote for keeps
+        for file in folder.glob(pattern):
+            file.unlink()
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
     return "not kept (keep_checkpoints=false)"
 
 
@@ -137,12 +153,18 @@ def trained(student: Student) -> dict[str, float]:
     }
 
 
-def peak_memory() -> float:
-    """GB (2**30 bytes): of the GPU's allocator, or of this process."""
+def peak_memory(*, reset: bool = False) -> float:
+    """GB (2**30 bytes) since the reset: of the GPU's allocator or, on Linux, of this process; elsewhere since it began.
+
+    A process that ran another cell of a sweep before starts from what that one left.
+    """
     import torch
 
-    cuda = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    return cuda or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    from ekd.plan import resident
+
+    if torch.cuda.is_available() or Path("/proc/self/clear_refs").exists():
+        return resident(reset)[1] / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def val_kl(run: Path) -> float:

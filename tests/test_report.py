@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,15 @@ from time import monotonic
 import pytest
 from browser import DESKTOP, PHONE, browser, complaints, look, open_page, screenshot, too_wide  # noqa: F401
 from fake_sweep import BANDS, METHODS, flat_truth, made, write_cell, write_sweep
+from scipy import stats
 
 from ekd.report.effects import holm
 from ekd.report.method import band, bands, matched_random, ordered, pairs
 from ekd.report.page import run_page, sweep_page
 from ekd.report.section import results, sections
-from ekd.report.sweep import curve, read
+from ekd.report.sweep import Curve, curve, read
+from ekd.report.sweep_view import averaged
+from ekd.sweep import outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +57,7 @@ def test_the_page_holds_both_budgets_apart_and_names_what_is_missing(page):
     assert text.index("Equal steps") < text.index("Equal supervised tokens")
     assert "the teacher &lt;b&gt;ran&lt;/b&gt; out of memory" in text
     assert "metrics.json is not whole" in text
-    assert "never started" in text
+    assert "no such run here" in text
     assert re.search(r"cells finished</dt><dd>66 <small>of 69", text)
     assert "Not every method has every seed" in text
     assert not re.search(
@@ -156,6 +160,70 @@ def test_dirty_checkouts_mixed_commits_and_mixed_settings_are_warned_of(tmp_path
     assert "differ between runs: trainer.max_steps" in text
 
 
+def test_what_is_priced_or_scored_differently_is_warned_of_but_for_the_controls_own(tmp_path):
+    write_sweep(tmp_path, methods=["vanilla", "teacher_free", "random_10", "bucket_70_80"])
+    for method, part, changed in (
+        ("teacher_free", "student", {"model": "tiny", "optimizer": {"lr": 0.001}, "alpha_ce": 1.0}),
+        ("vanilla", "signal", {"_target_": "ekd.signal.kl.KL"}),
+    ):
+        for seed in range(3):
+            cell = made(method, seed, 1.5)
+            cell["config"] = {**cell["config"], part: changed}
+            write_cell(tmp_path / "steps" / method / f"seed_{seed}", cell)
+    assert "differ between runs" not in sweep_page(tmp_path).read_text()
+    for seed in range(3):
+        cell = made("bucket_70_80", seed, 1.0)
+        loss = {"_target_": "ekd.loss.reverse_kl.ReverseKL"}
+        cell["config"] = {**cell["config"], "loss": loss, "student": {**cell["config"]["student"], "loss": loss}}
+        write_cell(tmp_path / "steps" / "bucket_70_80" / f"seed_{seed}", cell)
+    assert "differ between runs: loss._target_." in sweep_page(tmp_path).read_text()
+
+
+def test_a_student_that_still_learns_is_warned_of(tmp_path):
+    text = sweep_page(write_sweep(tmp_path, methods=["vanilla"])).read_text()
+    assert "Training had not come to an end: held-out KL still fell by" in text  # 7% of its way in ten steps
+    for file in tmp_path.rglob("metrics.csv"):
+        file.write_text("step,train/supervised_tokens,val/kl\n0,,16\n29,,1.2001\n59,,1.2\n")
+    assert "had not come to an end" not in sweep_page(tmp_path).read_text()
+
+
+def test_a_budget_whose_cells_all_failed_is_named(tmp_path):
+    write_sweep(tmp_path, methods=["vanilla"])
+    lost = tmp_path / "tokens" / "random_10" / "seed_0"
+    lost.mkdir(parents=True)
+    (lost / "failed.txt").write_text("the disk is full")
+    text = sweep_page(tmp_path).read_text()
+    assert "the disk is full" in text and "<td>tokens</td><td>failed</td>" in text
+    (lost / "failed.txt").write_text("")  # a full disk leaves this
+    assert outcome(tmp_path)[1] == 1
+
+
+def test_seeds_that_end_at_different_steps_share_their_last_validation():
+    ends = [Curve([0, 29, last], [0, 900, 1200 + last], [16, 4, 3 + last / 100]) for last in (39, 40, 41)]
+    assert averaged(ends) == ([0, 29, 40], [0, 900, 1240], pytest.approx([16, 4, 3.4]))
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "sentence"),
+    [
+        (["vanilla", "random_10"], range(3), "No method of this sweep chooses tokens"),
+        (["vanilla", "topk_20", "random_10"], range(3), "There is no random control of the same share"),
+        (["random_20", "topk_20"], range(1), "There are too few seeds"),
+        (["random_20", "topk_20"], range(3), "1 way of choosing was compared"),
+    ],
+)
+def test_the_headline_gives_the_true_reason(tmp_path, methods, seeds, sentence):
+    assert sentence in sweep_page(write_sweep(tmp_path, methods=methods, seeds=seeds)).read_text()
+
+
+def test_what_is_needed_to_be_shown_first_is_told(tmp_path):
+    """3 seeds, 34 comparisons: Student's t at 0.05 / 34 is 26.1 standard errors, where one alone needs 4.3."""
+    main = results(sections(read(write_sweep(tmp_path)))[0])[0]
+    c = main.comparisons[0]
+    assert c.corrected_half(34) / (c.high - c.difference) == pytest.approx(stats.t.ppf(1 - 0.025 / 34, 2) / 4.302653)
+    assert "to be the first shown of 34 comparisons it has to be about" in sweep_page(tmp_path).read_text()
+
+
 def test_a_diverged_run_is_a_failure(tmp_path):
     write_sweep(tmp_path, methods=["vanilla"])
     write_cell(tmp_path / "steps" / "random_10" / "seed_0", made("random_10", 0, float("nan")))
@@ -191,7 +259,11 @@ def test_planned_cells_come_from_multirun_yaml(tmp_path):
         "overrides": {"task": ["seed=range(3)"]},
     }
     (tmp_path / "multirun.yaml").write_text(json.dumps({"hydra": asked}))
-    assert read(tmp_path).planned == [(name, seed) for name in ("vanilla", "random_10") for seed in range(3)]
+    names = ("vanilla", "random_10")
+    assert read(tmp_path).planned == [("steps", name, seed) for name in names for seed in range(3)]
+    write_sweep(tmp_path, methods=["vanilla"], seeds=[0], budget="tokens")  # of an earlier start: nothing is missing
+    assert [len(part.missing) for part in sections(read(tmp_path))] == [5, 0]
+    shutil.rmtree(tmp_path / "tokens")
     assert re.search(r"cells finished</dt><dd>1 <small>of 6", sweep_page(tmp_path).read_text())
 
 

@@ -171,8 +171,41 @@ def test_several_at_once_find_the_same_and_trace_once(place, whole, launcher):
     assert len(list((store / "shards").iterdir())) == 2  # one of each split
 
 
+def test_several_at_once_divide_the_threads(place):
+    words = ["-m", "experiment=bucket_sweep", *TINY, "trainer.max_steps=2", "method=vanilla", "seed=0,1"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={place / 'threads'}"]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    environment |= {"PYTHONPATH": str(ROOT), "EKD_HOME": str(place / "home")}
+    command = [sys.executable, "-m", "ekd.train", *words]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    threads = [json.loads(file.read_text())["threads"] for file in (place / "threads").rglob("metrics.json")]
+    assert threads == [max(1, os.cpu_count() // 2)] * 2
+
+
+def test_a_finished_run_whose_page_failed_is_named_and_mended(place):
+    words = ["-m", "experiment=bucket_sweep", *TINY, "trainer.max_steps=2", "method=vanilla", "seed=0"]
+    words.append(f"hydra.sweep.dir={place / 'mended'}")
+    run = place / "mended/steps/vanilla/seed_0"
+    run.mkdir(parents=True)
+    (run / "report").write_text("in the way of the page's folder")
+    failed = ekd("train", *words, cwd=place)
+    assert failed.returncode == 1 and (run / "metrics.json").exists() and (run / "failed.txt").exists()
+    assert "finished, but its page or logger failed" in " ".join(failed.stdout.replace("│", " ").split())
+    (run / "report").unlink()
+    again = ekd("train", *words, cwd=place)
+    assert again.returncode == 0 and "finished before" in again.stdout, again.stdout + again.stderr
+    assert (run / "report" / "index.html").exists() and not (run / "failed.txt").exists()
+
+
 def test_equal_supervised_tokens(place, whole):
-    words = ["-m", "experiment=bucket_sweep", *TINY, "method=vanilla,random_20", "seed=0"]
+    words = [
+        "experiment=bucket_sweep",
+        *TINY,
+        "method=vanilla,random_20",
+        "seed=0",
+        "callback=best",
+    ]  # -m is understood
     sweep = place / "tokens"
     done = ekd("train", *words, "budget=tokens", "student.supervised_tokens=400", f"hydra.sweep.dir={sweep}", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -184,6 +217,8 @@ def test_equal_supervised_tokens(place, whole):
         per_step = 400 if method == "vanilla" else 40
         assert 400 <= learned < 400 + per_step, "it ends with the step that reaches the budget"
         steps[method] = learned / per_step
+        kept = [file.name for file in (sweep / "tokens" / method / "seed_0/checkpoints").iterdir()]
+        assert kept and all(name.startswith("best-") for name in kept), "asked for, unlike those to go on from"
     two = ekd("train", *TINY, "method=vanilla", "student.supervised_tokens=400", cwd=place)
     assert two.returncode == 2 and "two budgets" in two.stderr and "budget=tokens" in two.stderr
 
@@ -227,6 +262,8 @@ def test_what_a_folder_holds(tmp_path):
     assert standing(tmp_path, moved | {"code": "b"}).other
     assert standing(tmp_path, made(place=str(tmp_path), seed=1)).other
     assert identity(made(ckpt="x"), tmp_path) == identity(made(), tmp_path)
+    write(tmp_path / "run.json", made(place="/elsewhere/run") | {"folder": "/elsewhere/run"})
+    assert standing(tmp_path, moved | {"folder": str(tmp_path)}) == Standing(begun=True), "a sweep that was moved"
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "torn.ckpt").write_bytes(b"PK\x03\x04 half")
     assert standing(tmp_path, moved).ckpt is None

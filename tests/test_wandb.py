@@ -174,7 +174,8 @@ def test_a_run_without_exam_and_one_that_was_resumed_leave_out_what_they_do_not_
 @pytest.mark.parametrize(
     ("choices", "overrides", "name"),
     [
-        ({"method": "topk_10"}, ["seed=2", "logger=wandb", "method=topk_10", "a.b=1"], "topk_10 seed 2"),
+        ({"method": "topk_10"}, ["seed=2", "logger=wandb", "method=topk_10", "a.b=1"], "topk_10 seed 2 a.b=1"),
+        ({"method": "topk_10"}, ["experiment=x", "loss=jsd", "method=topk_10", "seed=2"], "topk_10 seed 2 loss=jsd"),
         ({"method": "topk_10"}, ["method=topk_10", "seed=2", "budget=tokens"], "topk_10 seed 2 budget tokens"),
         (
             {"method": None},

@@ -11,20 +11,29 @@ from scipy import stats
 
 from ekd.report.method import matched_random, selects
 from ekd.report.section import Result, Section
-from ekd.report.sweep import Cell
+from ekd.report.sweep import Cell, curve
 
 FEW = 5  # seeds
+FALLING = 0.02
 UNEQUAL = 1.05  # tokens of one method over another's
 # What makes a method, a repetition or a place; everything else is meant to be the same in all cells.
 OWN = re.compile(
-    r"(seed|ckpt|data\.seed|method|budget|signal|selector|loss)(\..*)?|callback\..*|logger\..*|trainer\.default_root_dir"
-    r"|student\.(signal|selector|loss|alpha_ce|hard_rows)(\..*)?"
+    r"(seed|ckpt|data\.seed|method|budget|(student\.)?selector)(\..*)?|callback\..*|logger\..*"
+    r"|trainer\.default_root_dir|keep_checkpoints|save_student"
 )
+SCORED = re.compile(r"(student\.)?signal(\..*)?")  # means nothing where nothing is selected
+PRICED = re.compile(r"(student\.)?loss(\..*)?|student\.(alpha_ce|hard_rows)")  # the teacher-free control's own
 SHOWN = 4  # names before "and more"
 
 
 def cautions(section: Section, main: Result) -> list[str]:
-    return [*_seeds(section, main), *_tokens(section), *_code(section.cells), *_settings(section.cells)]
+    return [
+        *_seeds(section, main),
+        *_tokens(section),
+        *_falling(section.cells),
+        *_code(section.cells),
+        *_settings(section.cells),
+    ]
 
 
 def some(names: Sequence[str]) -> str:
@@ -68,6 +77,21 @@ def _supervised(cell: Cell) -> float:
     return float(cell.figures["train"]["supervised_tokens"])
 
 
+def _falling(cells: Sequence[Cell]) -> Iterator[str]:
+    """A student that still learns may end in another order."""
+    falls = []
+    for cell in cells:
+        line = curve(cell)
+        steps = [place for place, step in enumerate(line.steps) if step < line.steps[-1] - 1]
+        if steps and line.steps[steps[-1]] > 0:  # not from the untrained student
+            falls.append((line.kl[steps[-1]] - line.kl[-1]) / line.kl[-1])
+    if falls and mean(falls) > FALLING:
+        yield (
+            f"Training had not come to an end: held-out KL still fell by {100 * mean(falls):.0f}% from the last validation "
+            "but one to the last (mean over runs). Longer runs may end in another order."
+        )
+
+
 def _code(cells: Sequence[Cell]) -> Iterator[str]:
     changed = sum(bool(cell.made.get("changed")) for cell in cells)
     if changed:
@@ -84,11 +108,18 @@ def _code(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _settings(cells: Sequence[Cell]) -> Iterator[str]:
-    flat = [dict(_leaves(cell.made["config"])) for cell in cells]
-    keys = sorted({key for one in flat for key in one if not OWN.fullmatch(key)})
-    differ = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
+    flat = [(cell.method, dict(_leaves(cell.made["config"]))) for cell in cells]
+    keys = sorted({key for _, one in flat for key in one if not OWN.fullmatch(key)})
+    differ = [key for key in keys if len({str(one.get(key)) for method, one in flat if _matters(key, method)}) > 1]
+    differ = [key for key in differ if key.removeprefix("student.") not in differ or not key.startswith("student.")]
     if differ:
         yield f"Settings that are no part of a method differ between runs: {some(differ)}."
+
+
+def _matters(key: str, method: str) -> bool:
+    if SCORED.fullmatch(key):
+        return selects(method)
+    return method != "teacher_free" or not PRICED.fullmatch(key)
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

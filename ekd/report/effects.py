@@ -37,6 +37,13 @@ class Comparison(NamedTuple):
     p: float | None  # two-sided, paired t
     corrected: float | None  # Holm's, over the family that was compared at once
 
+    def corrected_half(self, family: int) -> float | None:
+        """Half the interval that would have to miss 0 for this comparison to be the first shown of so many (Holm)."""
+        if self.high is None:
+            return None
+        error = (self.high - self.difference) / stats.t.ppf((1 + LEVEL) / 2, self.n - 1)
+        return float(error * stats.t.ppf(1 - (1 - LEVEL) / (2 * family), self.n - 1))
+
     @property
     def found(self) -> bool:
         """A difference that survives the correction."""

@@ -135,12 +135,12 @@ def _points(axes: Axes, names: Sequence[str], result: Result) -> None:
 
 
 def _limits(result: Result) -> tuple[float, float]:
-    """All seeds, but for controls that would leave the bands no room; a wide interval may be cut."""
+    """All seeds, but for methods that would leave the bands no room; a wide interval may be cut."""
     near = [v for name, values in result.table.items() if band(name) or is_random(name) for v in values.values()]
     near = near or [v for values in result.table.values() for v in values.values()]
     room = max(max(near) - min(near), 1e-6)
-    spread = [v for values in result.table.values() for v in values.values()]
-    inside = [v for v in spread if min(near) - 1.2 * room <= v <= max(near) + 1.2 * room]
+    shown = [n for n in result.table if min(near) - 1.2 * room <= result.means[n].mean <= max(near) + 1.2 * room]
+    inside = [v for name in shown for v in result.table[name].values()]
     margin = 0.12 * max(max(inside) - min(inside), 1e-6)
     return min(inside) - margin, max(inside) + margin
 
@@ -205,7 +205,7 @@ def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
                 axes.plot(x, y, label=name, gid=f"series:{name}", **look(name))
             axes.set_xlabel(label)
             axes.xaxis.set_major_formatter("{x:,.0f}")
-            if log:
+            if log and _wide([v for x, _ in lines.values() for v in x]):
                 _log(axes, "x")
             _log_if_wide(axes, [v for _, y in lines.values() for v in y])
         figure.axes[0].set_ylabel(ylabel)
@@ -271,13 +271,17 @@ def colour_of(name: str) -> str:
 
 
 def look(name: str) -> dict[str, Any]:
-    """A line's colour, and a dash that tells families apart without it."""
-    ends = band(name)
+    """A line's colour, a dash that tells families apart without it, and a mark that tells their shares apart."""
+    ends, share = band(name), width(name) or 0
+    mark: dict[str, Any] = {"marker": "os^Dv"[int(share // 5) % 5], "markersize": 3.5}
     if ends:
-        return {"color": by_percentile(sum(ends) / 2), "linewidth": 1.5}
+        wide = share > 10
+        line: dict[str, Any] = {"color": by_percentile(sum(ends) / 2), "linewidth": 1.5}
+        return line | ({"linestyle": (0, (4, 1.5)), **mark} if wide else {})
     dash: dict[str, Any] = {"vanilla": "-", "teacher_free": (0, (1, 1.2))}
     kind: Any = (0, (5, 2)) if is_random(name) else (0, (6, 1.5, 1, 1.5))
-    return {"color": colour_of(name), "linewidth": 1.8, "linestyle": dash.get(name, kind)}
+    style = {"color": colour_of(name), "linewidth": 1.8, "linestyle": dash.get(name, kind)}
+    return style | (mark if share else {})
 
 
 def _legend(figure: Figure) -> None:
@@ -298,8 +302,12 @@ def _axis(result: Result) -> str:
 
 def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
     """A curve that falls tenfold hides its end on a linear scale."""
-    if values and min(values) > 0 and max(values) > 8 * min(values):
+    if _wide(values):
         _log(axes, "y")
+
+
+def _wide(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
 
 
 def _log(axes: Axes, which: str) -> None:

@@ -60,18 +60,23 @@ def _unit(result: Result) -> str:
 
 
 def _headline(main: Result) -> str:
+    so = "so it cannot say whether it matters which tokens are chosen."
+    if not any(selects(name) for name in main.table):
+        return f"No method of this sweep chooses tokens, {so}"
+    if not any(selects(name) and matched_random(name, main.table) for name in main.table):
+        return f"There is no random control of the same share in this sweep, {so}"
     versus = [c for c in main.comparisons if is_random(c.control)]
     if not versus:
-        return (
-            "There is no random control of the same share in this sweep, so it cannot say whether it matters which "
-            "tokens are chosen."
-        )
+        return f"No method shares a seed with random tokens of its share, {so}"
     tested = [c for c in main.tested if c in versus]
+    if not tested and any(c.n > 1 for c in versus):
+        return "Every seed gave the same difference to random tokens of the same share: there is no spread to judge by."
     if not tested:
         return "There are too few seeds to tell any method from random tokens of the same share."
     better = [c for c in tested if c.found and main.better(c)]
     worse = [c for c in tested if c.found and not main.better(c)]
-    said = f"{len(tested)} ways of choosing were compared with random tokens of the same share"
+    ways = "way of choosing was" if len(tested) == 1 else "ways of choosing were"
+    said = f"{len(tested)} {ways} compared with random tokens of the same share"
     if not better and not worse:
         return f"{said}; at this size, none is shown to be better or worse."
     parts = [f"{len(group)} {word}" for group, word in ((better, "better"), (worse, "worse")) if group]
@@ -173,6 +178,9 @@ def _teacher(main: Result) -> list[str]:
 def _also(other: Result) -> str:
     tested = other.tested
     found = [c for c in tested if c.found]
+    values = {value for seeds in other.table.values() for value in seeds.values()}
+    if len(values) == 1:
+        return f"By {other.metric.label}, every run is alike: {other.show(values.pop())}{other.metric.unit}."
     if not tested:
         return f"By {other.metric.label}, nothing can be compared."
     better = sum(other.better(c) for c in found)
@@ -183,13 +191,19 @@ def _also(other: Result) -> str:
 
 
 def _limits(section: Section, main: Result) -> list[str]:
-    halves = [c.high - c.difference for c in main.comparisons if c.high is not None]
+    family = len(main.tested)
+    alone = [c.high - c.difference for c in main.tested if c.high is not None]
     said = []
-    if halves:
+    if alone:
+        needed = [half for c in main.tested if (half := c.corrected_half(family)) is not None]
         said.append(
-            f"A paired difference is known to ±{main.show(median(halves))} {_unit(main)} here (median of "
-            f"{len(halves)} intervals): smaller ones cannot be seen, and “not different” is no proof that two methods "
-            "are equal."
+            f"A paired difference is known to ±{main.show(median(alone))} {_unit(main)} on its own, and to be the "
+            f"first shown of {family} comparisons it has to be about {main.show(median(needed))} (medians): smaller "
+            "ones are seldom seen, and “not different” is no proof that two methods are equal."
+        )
+        said.append(
+            "The correction is for the comparisons of one metric. Other metrics and Friedman's test stand beside it: "
+            "somewhere on this page, chance alone shows something more often than in 5 of 100 sweeps."
         )
     said.append(
         "The seed is the unit of replication. All runs share their held-out problems, so an interval says what other "

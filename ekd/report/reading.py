@@ -62,7 +62,7 @@ def make(
     name = str(store.origin.get("dataset", "")).lower()
     subject = Subject(
         name=store.path.resolve().name,
-        graded="" if dataset is not None else f"{UNGRADED}{name or 'NAME'}.",
+        graded="" if dataset is not None else f"{UNGRADED}{name or 'NAME'}, with the dataset.path= it had.",
         student="" if run is None else str(Path(run)),
     )
     return write(

@@ -88,10 +88,12 @@ def sections(sweep: Sweep) -> list[Section]:
 def _section(sweep: Sweep, budget: str, only: bool) -> Section:
     cells = [cell for cell in sweep.cells if cell.budget == budget]
     lost = [cell for cell in sweep.lost if cell.budget == budget or (only and cell.budget == "")]
-    seen = {(cell.method, cell.seed) for cell in cells} | {(cell.method, cell.seed) for cell in lost}
+    there: list[Cell | Lost] = [*cells, *lost]
+    seen = {(cell.method, cell.seed) for cell in there} | {(cell.folder.parent.name, cell.seed) for cell in there}
     methods = ordered(cell.method for cell in cells)
     seeds = sorted({cell.seed for cell in cells})
-    grid = set(sweep.planned) or {(method, seed) for method in methods for seed in seeds}
+    grid = {(method, seed) for method in methods for seed in seeds}
+    grid |= {(method, seed) for planned, method, seed in sweep.planned if planned == budget or (only and not budget)}
     return Section(budget, cells, lost, sorted(grid - seen), methods, seeds)
 
 

@@ -46,7 +46,7 @@ class Sweep(NamedTuple):
     path: Path
     cells: list[Cell]
     lost: list[Lost]
-    planned: list[tuple[str, int]]  # method and seed of every cell that multirun.yaml asks for; empty where unknown
+    planned: list[tuple[str, str, int]]  # budget, method and seed of what the last start asked for; empty: unknown
 
 
 class Curve(NamedTuple):
@@ -99,6 +99,8 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
         )
         kl = float(figures["after"]["val/kl"])
         float(figures["train"]["supervised_tokens"])
+        for when in ("before", "after"):  # what is no number was not measured
+            figures[when] = {k: v for k, v in figures.get(when, {}).items() if math.isfinite(v)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"metrics.json is not whole ({type(error).__name__}: {error}); delete it and start the sweep again"
         return Lost(folder, budget, method, seed, "unreadable", why)
@@ -108,8 +110,8 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
     return cell
 
 
-def planned(path: Path) -> list[tuple[str, int]]:
-    """What multirun.yaml asks for, as far as plain lists of methods and seeds say it; else empty."""
+def planned(path: Path) -> list[tuple[str, str, int]]:
+    """What multirun.yaml, of the last start, asks for, as far as plain lists say it; else empty."""
     file = path / "multirun.yaml"
     if not file.exists():
         return []
@@ -118,7 +120,8 @@ def planned(path: Path) -> list[tuple[str, int]]:
     asked |= dict(word.split("=", 1) for word in hydra.get("overrides", {}).get("task", []) if "=" in word)
     methods = [name.strip() for name in asked.get("method", "").split(",") if name.strip()]
     seeds = _integers(asked.get("seed", ""))
-    return [(method, seed) for method in methods for seed in seeds]
+    budgets = asked.get("budget", "steps").split(",")
+    return [(budget, method, seed) for budget in budgets for method in methods for seed in seeds]
 
 
 def curve(cell: Cell) -> Curve:

@@ -29,7 +29,7 @@ def view(sweep: Sweep, folder: Folder) -> dict[str, Any]:
         "tally": tally(sweep, parts),
         "sections": [section_view(part, folder) for part in parts],
         "traces": traces(sweep.cells, folder),
-        "lost": lost_table(parts),
+        "lost": lost_table(sweep, parts),
         "commands": Counter(command(cell.made) for cell in sweep.cells).most_common(),
         "versions": " ".join(sorted({versions(cell.made) for cell in sweep.cells})),
         "settings": settings(shared([cell.made["config"] for cell in sweep.cells])),
@@ -121,19 +121,21 @@ def learning(section: Section, prefix: str, folder: Folder) -> Drawing | None:
     panels = [("step", by_step, False), ("supervised tokens", by_token, True)]
     caption = (
         "Held-out KL while training, mean over seeds, against optimizer steps and against the tokens that were learned "
-        "from (log scale; between logged steps read off linearly). The darker a band's line, the lower its percentiles."
+        "from (between logged steps read off linearly). The darker a band's line, the lower its percentiles."
     )
     drawn = figures.curves(panels, "held-out KL to the teacher, nats")
     return folder.draw(drawn, f"{prefix}_learning_curves", "Learning curves of every method", caption, lines=True)
 
 
 def averaged(curves: Sequence[Curve]) -> tuple[list[float], list[float], list[float]]:
-    """At the steps that every seed has."""
-    curves = [one for one in curves if one.steps]
-    steps = sorted(set.intersection(*(set(one.steps) for one in curves))) if curves else []
-    at = [{step: (t, k) for step, t, k in zip(one.steps, one.tokens, one.kl, strict=True)} for one in curves]
-    tokens = [mean(one[step][0] for one in at) for step in steps]
-    return steps, tokens, [mean(one[step][1] for one in at) for step in steps]
+    """Over the validations that every seed has and the last, which at equal tokens comes at different steps."""
+    points = [list(zip(one.steps, one.tokens, one.kl, strict=True)) for one in curves if one.steps]
+    if not points:
+        return [], [], []
+    shared = set.intersection(*({point[0] for point in one[:-1]} for one in points))
+    rows = list(zip(*([p for p in one[:-1] if p[0] in shared] + one[-1:] for one in points), strict=True))
+    steps, tokens, kl = ([mean(point[axis] for point in row) for row in rows] for axis in range(3))
+    return steps, tokens, kl
 
 
 def deciles(section: Section, prefix: str, folder: Folder) -> Drawing | None:
@@ -169,14 +171,16 @@ def traces(cells: Sequence[Cell], folder: Folder) -> list[Drawing]:
     return found
 
 
-def lost_table(parts: Sequence[Section]) -> Table:
-    rows = []
+def lost_table(sweep: Sweep, parts: Sequence[Section]) -> Table:
+    """Also of a budget that has no finished cell."""
+    rows = [
+        [cell.method, "–" if cell.seed is None else str(cell.seed), cell.budget, cell.state, cell.why]
+        for cell in sweep.lost
+    ]
     for part in parts:
-        for cell in part.lost:
-            rows.append([cell.method, "–" if cell.seed is None else str(cell.seed), cell.state, cell.why])
-        rows += [[method, str(seed), "missing", "never started"] for method, seed in part.missing]
+        rows += [[method, str(seed), part.budget, "missing", "no such run here"] for method, seed in part.missing]
     values = [[Value(text) for text in row] for row in rows]
-    return Table("lost", "Cells without a result", ["method", "seed", "state", "what it said"], values, [])
+    return Table("lost", "Cells without a result", ["method", "seed", "budget", "state", "what it said"], values, [])
 
 
 def write_cells(cells: Sequence[Cell], file: Path) -> None:

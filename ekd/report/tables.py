@@ -81,8 +81,8 @@ def cost_table(section: Section) -> Table:
     total = sum(cell.figures["minutes"] for cell in section.cells)
     notes = [
         f"Minutes and speed are means over seeds, memory the largest. All cells together took {total / 60:.1f} hours. "
-        "Runs that shared the machine slow each other down, so compare speeds only where they did not. Without CUDA, "
-        "memory is the highest of the process so far, to which earlier cells of the sweep belong."
+        "Runs that shared the machine slow each other down, so compare speeds only where they did not. The first run's "
+        "minutes include the tracing. Without CUDA, memory includes what earlier runs of the same process left."
     ]
     return Table("cost", f"{section.title}: cost", head, rows, notes)
 
@@ -95,7 +95,6 @@ def choice_table(section: Section) -> Table | None:
         ("teacher entropy left, nats", "choice/teacher_entropy/left", 1.0),
         ("in the teacher's top 20%, %", "choice/overlap/teacher_top20", 100.0),
         ("in the student's top 20%, %", "choice/overlap/student_top20", 100.0),
-        ("in a random 20%, %", "choice/overlap/random20", 100.0),
         ("digits, %", "choice/kind/chosen/digits", 100.0),
         ("operators, %", "choice/kind/chosen/operators", 100.0),
         ("words, %", "choice/kind/chosen/words", 100.0),
@@ -109,7 +108,10 @@ def choice_table(section: Section) -> Table | None:
             found = [cell.figures["after"][key] for cell in section.of(name) if key in cell.figures["after"]]
             row.append(Value(f"{factor * mean(found):.{1 if factor > 1 else 2}f}" if found else "–"))
         rows.append(row)
-    notes = ["Of the chosen rows: how many are among their sequence's 20% of highest entropy, and what the tokens are."]
+    notes = [
+        "Of the chosen rows: how many are among the 20% of highest entropy of their sequence (20% by chance), and what "
+        "they are."
+    ]
     head = ["method", *(label for label, _, _ in columns)]
     return Table("choice", f"{section.title}: what was chosen", head, rows, notes) if columns else None
 
