@@ -172,8 +172,16 @@ def test_several_at_once_find_the_same_and_trace_once(place, whole, launcher):
 
 
 def test_several_at_once_divide_the_threads(place):
-    words = ["-m", "experiment=bucket_sweep", *TINY, "trainer.max_steps=2", "method=vanilla", "seed=0,1"]
-    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={place / 'threads'}"]
+    """And -m is understood where the experiment is a sweep."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["experiment=bucket_sweep", *TINY, "trainer.max_steps=2"]
+    words += [
+        "hydra.sweeper.params.method=vanilla",
+        "hydra.sweeper.params.seed='0,1'",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        f"hydra.sweep.dir={place / 'threads'}",
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     environment |= {"PYTHONPATH": str(ROOT), "EKD_HOME": str(place / "home")}
     command = [sys.executable, "-m", "ekd.train", *words]
@@ -199,13 +207,7 @@ def test_a_finished_run_whose_page_failed_is_named_and_mended(place):
 
 
 def test_equal_supervised_tokens(place, whole):
-    words = [
-        "experiment=bucket_sweep",
-        *TINY,
-        "method=vanilla,random_20",
-        "seed=0",
-        "callback=best",
-    ]  # -m is understood
+    words = ["-m", "experiment=bucket_sweep", *TINY, "method=vanilla,random_20", "seed=0", "callback=best"]
     sweep = place / "tokens"
     done = ekd("train", *words, "budget=tokens", "student.supervised_tokens=400", f"hydra.sweep.dir={sweep}", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr

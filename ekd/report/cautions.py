@@ -87,8 +87,8 @@ def _falling(cells: Sequence[Cell]) -> Iterator[str]:
             falls.append((line.kl[steps[-1]] - line.kl[-1]) / line.kl[-1])
     if falls and mean(falls) > FALLING:
         yield (
-            f"Training had not come to an end: held-out KL still fell by {100 * mean(falls):.0f}% from the last validation "
-            "but one to the last (mean over runs). Longer runs may end in another order."
+            f"Training had not come to an end: held-out KL still fell by {100 * mean(falls):.0f}% from the last "
+            "validation but one to the last (mean over runs). Longer runs may end in another order."
         )
 
 
