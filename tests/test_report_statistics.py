@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
-from fake_sweep import BANDS, METHODS
+from fake_sweep import BANDS, METHODS, made
 from scipy import stats
 
 from ekd.report.effects import any_difference, compare, estimate, holm
+from ekd.report.findings import findings
 from ekd.report.method import pairs
+from ekd.report.section import Section, results
+from ekd.report.sweep import Cell
 
 PAIRS = pairs(METHODS)
 RUNS = 1000
@@ -42,6 +46,22 @@ def test_where_nothing_matters_a_whole_sweep_stays_silent_95_times_in_100(seeds)
     random = np.random.default_rng(seeds)
     alarms = sum(any(c.found for c in compare(simulated(random, seeds, 0.05, 0.02), PAIRS)) for _ in range(RUNS))
     assert alarms <= at_most(0.05)
+
+
+@pytest.mark.parametrize("seeds", [3, 6])
+def test_where_nothing_matters_the_headline_says_so_95_times_in_100(seeds):
+    """The words, through the same rooms as the page's: cells, section, result, findings."""
+    random, silent = np.random.default_rng(seeds), 0
+    for _ in range(200):
+        table = simulated(random, seeds, 0.05, 0.02)
+        cells = [
+            Cell(Path(name), "steps", name, seed, made(name, seed, kl)["figures"], made(name, seed, kl))
+            for name, kls in table.items()
+            for seed, kl in kls.items()
+        ]
+        section = Section("steps", cells, [], [], METHODS, list(range(seeds)))
+        silent += "none is shown to be better or worse" in findings(section, results(section)).headline
+    assert silent >= 200 - at_most(0.05, 200)
 
 
 def test_without_the_correction_it_would_not():
