@@ -192,14 +192,16 @@ def _also(other: Result) -> str:
 
 def _limits(section: Section, main: Result) -> list[str]:
     family = len(main.tested)
-    alone = [c.high - c.difference for c in main.tested if c.high is not None]
+    asked = [c for c in main.tested if is_random(c.control)]
+    what = "to random tokens" if asked else "to vanilla"
+    alone = [c.high - c.difference for c in asked or main.tested if c.high is not None]
     said = []
     if alone:
-        needed = [half for c in main.tested if (half := c.corrected_half(family)) is not None]
+        needed = [half for c in asked or main.tested if (half := c.corrected_half(family)) is not None]
         said.append(
-            f"A paired difference is known to ±{main.show(median(alone))} {_unit(main)} on its own, and to be the "
-            f"first shown of {family} comparisons it has to be about {main.show(median(needed))} (medians): smaller "
-            "ones are seldom seen, and “not different” is no proof that two methods are equal."
+            f"A paired difference {what} is known to ±{main.show(median(alone))} {_unit(main)} on its own, and to be "
+            f"the first shown of {family} comparisons it has to be about {main.show(median(needed))} (medians): "
+            "smaller ones are seldom seen, and “not different” is no proof that two methods are equal."
         )
         said.append(
             "The correction is for the comparisons of one metric. Other metrics and Friedman's test stand beside it: "
