@@ -51,11 +51,12 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         _quiet()
         run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
         note = run / "failed.txt"
-        if not (run / "metrics.json").exists():  # else what came after the work failed, which the work may mend
+        if sweeps and not (run / "metrics.json").exists():  # else only what followed the work failed: it may mend that
             note.unlink(missing_ok=True)
         try:
             ended = work(config) or 0
-            note.unlink(missing_ok=True)
+            if sweeps:  # of a single run, whose folder may be the user's own, no such note is ours
+                note.unlink(missing_ok=True)
             code = max(code, ended)
             _forget_ranks()
             if code == 130 and sweeps:

@@ -307,6 +307,7 @@ class Student(L.LightningModule):
 def check_values(
     temperature: float, alpha_ce: float, tail: str, hard_rows: str, warmup: float, supervised_tokens: int | None
 ) -> None:
+    """Raises ValueError, a sentence with the value and what is allowed."""
     if temperature <= 0:
         raise ValueError(f"student.temperature is more than 0, not {temperature}")
     if not 0 <= alpha_ce <= 1:

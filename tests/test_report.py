@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -328,6 +329,12 @@ def test_the_door(sweep, tmp_path):
     done = door(f"sweep={sweep}", f"out={tmp_path / 'elsewhere'}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "elsewhere" / "index.html").exists()
+    mine = tmp_path / "failed.txt"
+    mine.write_text("of mine")
+    command = [sys.executable, "-m", "ekd.report", f"sweep={sweep}", f"out={tmp_path / 'again'}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=120)
+    assert mine.read_text() == "of mine"
     wrong = [
         ((), "nothing to report on"),
         (("sweep=a", "traces=b"), "two pages"),
