@@ -81,7 +81,9 @@ def _same(pair: dict, body: dict) -> bool:
 def _likeness(pair: dict, body: dict) -> int:
     said = _said(pair)
     same = sum(said.get("options", {}).get(k) == v for k, v in body["options"].items())
-    return same + sum(said.get(k) == body.get(k) for k in ("logprobs", "top_logprobs", "truncate", "shift")) * 10
+    return (
+        same + sum(said.get(k) == body.get(k) for k in ("logprobs", "top_logprobs", "truncate", "shift", "think")) * 10
+    )
 
 
 def _said(pair: dict) -> dict:

@@ -43,7 +43,8 @@ class Server:
 class Strict(httpx.AsyncHTTPTransport):
     """Adds what the client's generate() has no argument for (0.6.3), and keeps Retry-After, which it drops.
 
-    truncate and shift: a prompt or an answer that does not fit is told, never cut silently.
+    truncate and shift: a prompt or an answer that does not fit is told, never cut silently. think: of a model that can
+    think the server would, raw or not, take <think>...</think> out of the answer's text while its tokens stay.
     """
 
     def __init__(self, connections: int) -> None:
@@ -51,7 +52,7 @@ class Strict(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/api/generate"):
-            body = json.loads(request.content) | {"truncate": False, "shift": False}
+            body = json.loads(request.content) | {"truncate": False, "shift": False, "think": False}
             headers = {k: v for k, v in request.headers.items() if k != "content-length"}
             request = httpx.Request(
                 request.method, request.url, headers=headers, json=body, extensions=request.extensions
@@ -92,10 +93,14 @@ def judge(said: ollama.GenerateResponse, request: Request) -> None:
         if len(last) == REPEATS and len(set(last)) == 1:
             raise Refused(f"Ollama gave the answer up silently: it repeats {last[0]!r} without end")
         raise Fault("the answer stopped in the middle (done: false)")
+    if said.thinking:
+        raise Refused(
+            "Ollama took a part of the answer's text away as thinking, although it was asked not to (think: false): "
+            "this version does not heed that for a raw prompt. Update Ollama, or serve the GGUF with llama-server "
+            "and use teacher=openai"
+        )
     if said.logprobs is None and said.response:
         raise Refused("the answer came without logprobs")
-    if said.thinking:
-        raise Refused("Ollama took a part of the answer away as thinking; this version cannot be used raw, update it")
     if said.done_reason not in ("stop", "length"):
         raise Refused(f"the server generated nothing (done_reason {said.done_reason!r})")
     if said.prompt_eval_count not in (None, len(request.prompt_ids)):
