@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ekd.head import EMPTY
+from ekd.tail import floored
 from ekd.types import Rows
 
 
@@ -38,10 +39,16 @@ def valid(rows: Rows) -> Rows:
 
 
 def at_temperature(rows: Rows, temperature: float) -> Tensor:
-    """(R, K+1) ln p at a temperature: p_j^(1/T) / sum p^(1/T) for the known ids, the rest is the tail."""
+    """(R, K+1) ln p at a temperature: p_j^(1/T) / sum p^(1/T) for the known ids, the rest is the tail.
+
+    Stored logprobs are rounded, so what a sure row names may sum to 1 or more: its tail is the least there is, and the
+    named ids share what it leaves, so that every row sums to 1.
+    """
     if temperature == 1:
         return rows.teacher_logprobs
     known = rows.teacher_logprobs[:, :-1].double() / temperature - rows.log_norm[:, None].double()
-    tail = torch.log1p(-known.exp().sum(1).clamp_max(1.0))
-    tail = tail.masked_fill(rows.teacher_logprobs[:, -1].isneginf(), float("-inf"))  # a row that names all, names all
+    mass = known.logsumexp(1)
+    tail = torch.log1p(-mass.exp().clamp_max(1.0))
+    tail = floored(tail, (rows.teacher_ids >= 0).sum(1), rows.vocab)
+    known = known + (torch.log1p(-tail.exp()) - mass)[:, None]
     return torch.cat([known, tail[:, None]], 1).float()

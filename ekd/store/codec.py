@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ekd.store.invariants import check
 from ekd.store.squeeze import Reader, Writer
+from ekd.tail import floored
 from ekd.types import Trace
 
 STEP = 1024  # steps a nat at the top of a row: at most 1/2048 nat = 4.9e-4 off
@@ -79,6 +80,7 @@ def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) 
         entropy = take.integers(rows, 2).astype(np.uint16).view(np.float16)
     else:
         logprobs, log_tail, entropy = take_rows(take, counts, first, layout)
+        log_tail = np.where(hard, log_tail, floored(log_tail, counts, layout.vocab))  # also of stores made elsewhere
     fixed = take.integers(rows * layout.temperatures, 4)
     log_norm = ((fixed >> 1) ^ -(fixed & 1)) / NORM
     return {

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import DatasetDict, load_dataset, load_from_disk
 
+from ekd.tail import floored
 from ekd.types import Trace
 
 
@@ -93,8 +94,10 @@ def row(
     mass = float(np.exp(logprobs).sum())
     if mass > 1.01:
         raise ValueError(f"a row has a mass of {mass:.3f}; the logprobs must be a softmax over the whole vocabulary")
-    logprobs, tail = (logprobs - np.log(mass), 0.0) if mass >= 1 else (logprobs, 1 - mass)
+    logprobs, left = (logprobs - np.log(mass), -np.inf) if mass >= 1 else (logprobs, np.log1p(-mass))
     known = -(np.exp(logprobs) * logprobs).sum()
-    if not tail:
-        return ids, logprobs, -np.inf, known, True
-    return ids, logprobs, np.log(tail), known - tail * np.log(tail) + tail * np.log(max(vocab - len(ids), 1)) / 2, True
+    log_tail = float(floored(np.array([left]), np.array([len(ids)]), vocab)[0])
+    if log_tail == -np.inf:
+        return ids, logprobs, log_tail, known, True
+    tail = np.exp(log_tail)
+    return ids, logprobs, log_tail, known - tail * log_tail + tail * np.log(max(vocab - len(ids), 1)) / 2, True

@@ -16,6 +16,7 @@ from ekd.generation import generate
 from ekd.head import Head, head_of
 from ekd.model import end_ids, load_model, load_tokenizer, pick_device
 from ekd.source import identity
+from ekd.tail import floored
 from ekd.teacher.draws import drawn
 from ekd.types import Request, Trace
 
@@ -211,7 +212,7 @@ def top(z: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequen
     ids = torch.cat([target[:, None], ids], 1)
     kept = torch.cat([torch.ones_like(kept[:, :1]), kept], 1)
     known = torch.where(kept, ids, target[:, None])
-    log_tail = log_p.scatter(1, known, float("-inf")).logsumexp(-1)
+    log_tail = floored(log_p.scatter(1, known, float("-inf")).logsumexp(-1), kept.sum(1), log_p.shape[-1])
     return Top(ids.cpu(), log_p.gather(1, ids).cpu(), kept.cpu(), log_tail.cpu(), entropy.cpu(), log_norm.cpu())
 
 

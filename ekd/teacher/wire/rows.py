@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ekd.tail import floored
 from ekd.types import Request, Trace
-
-LEAST_TAIL = 1e-7  # a mass that float32 logprobs cannot tell from none
 
 
 class Row(NamedTuple):
@@ -37,10 +36,10 @@ def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], f
     mass = np.add.reduceat(p, starts)
     if not np.all(mass < 1.01):  # NaN fails too
         raise ValueError(f"the server's logprobs of a token sum to a mass of {mass.max():.3f}: not a distribution")
-    # a server's logprobs are float32, so a tail below that is not nothing but unknown; nothing would make a reverse KL
-    # infinite wherever the teacher is sure
-    tail = np.maximum(1.0 - mass, np.where(valid & (named < vocab), LEAST_TAIL, 0.0))
-    log_tail = np.log(tail, out=np.full_like(tail, -np.inf), where=tail > 0)
+    left = 1.0 - mass
+    log_tail = floored(np.log(left, out=np.full_like(left, -np.inf), where=left > 0), named, vocab)
+    log_tail[~valid] = -np.inf
+    tail = np.exp(log_tail)
     return Trace(
         key=request.key,
         problem_id=request.problem_id,
