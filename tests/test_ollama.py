@@ -8,10 +8,12 @@ from math import exp, log
 from pathlib import Path
 
 import numpy as np
+import ollama as ollama_client
 import pytest
 from wire_servers import FIXTURES, SHARED, Replay, build, exchanges, generations, serve
 
 from ekd.teacher.wire.matching import Entry, align, nameless_end
+from ekd.teacher.wire.ollama_server import entry_of
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
 
@@ -174,17 +176,52 @@ def entries_of(name: str) -> tuple[list[Entry], str, int]:
     return entries, said["response"], said["eval_count"]
 
 
-def test_merged_tokens_are_hard_and_the_rest_is_kept(vocabulary: Vocabulary) -> None:
+def test_behind_merged_tokens_nothing_is_believed(vocabulary: Vocabulary) -> None:
     """Held for a stop string, "<" and "li" came as one entry "<li" with the logprob of "li"."""
     entries, text, tokens = entries_of("html_lt_hold_with_default_stops")
     assert tokens > len(entries)
     ids, rows = align(entries, text, tokens, vocabulary)
     hard = [vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None]
     assert b"".join(vocabulary.bytes_of[i] for i in ids).decode() == text
-    assert {b"<", b"</"} & set(hard)
-    assert sum(row is not None for row in rows) >= len(entries) - 6
+    assert hard[0] == b"<"  # the first of all: what follows may be conditioned on another way of writing "<li"
+    assert len(hard) == len(ids)
     clean, text, tokens = entries_of("html_lt_hold_stop_empty_list")
     assert None not in align(clean, text, tokens, vocabulary)[1]
+
+
+@pytest.mark.parametrize("name", ["c2", "emoji_list", "chinese"])
+def test_lost_half_characters_as_recorded(vocabulary: Vocabulary, name: str) -> None:
+    """The count proves how each hole was written, so that every entry with one id is a row, also those that were
+    sampled outside of their lists."""
+    pair = exchanges("ollama_thinking")[f"lost_half_characters_{name}"]
+    said = json.loads(pair["response_body"])
+    entries = [entry_of(e) for e in ollama_client.GenerateResponse(**said).logprobs]
+    tokens = said["eval_count"] - (said["done_reason"] == "stop")
+    ids, rows = align(entries, said["response"], tokens, vocabulary)
+    assert len(ids) == tokens
+    named = [vocabulary.id_of[e.spelling] for e in entries if e.spelling in vocabulary.id_of]
+    assert [i for i, row in zip(ids, rows, strict=True) if row is not None] == named
+    assert [row.target for row in rows if row] == [e.logprob for e in entries if e.spelling in vocabulary.id_of]
+    # with one token more there is another way of writing a hole, and nothing behind the first one is believed
+    _, doubted = align(entries, said["response"], tokens + 1, vocabulary)
+    first = next(n for n, row in enumerate(rows) if row is None) if None in rows else 3  # " report", outside its list
+    assert doubted == [*rows[:first], *[None] * (len(rows) - first)]
+
+
+@pytest.mark.parametrize("name", ["c2", "emoji_list"])
+def test_valid_rows_behind_lost_halves_are_what_the_model_says_of_these_very_ids(
+    vocabulary: Vocabulary, name: str
+) -> None:
+    """Scored by transformers: a row conditioned on other tokens than the teacher's is off by several nats."""
+    pair = exchanges("ollama_thinking")[f"lost_half_characters_{name}"]
+    said = ollama_client.GenerateResponse(**json.loads(pair["response_body"]))
+    ids, rows = align([entry_of(e) for e in said.logprobs], said.response, said.eval_count, vocabulary)
+    asked = request(vocabulary, json.loads(pair["request"]["body_raw"])["prompt"])._replace(response_ids=ids)
+    (truth,) = build("hf", {"model": "smollm2", "mode": "score", "mass": 1.0, "max_k": 1}).trace([asked])
+    own = truth.logprobs[np.cumsum(truth.counts) - truth.counts]
+    apart = [abs(own[n] - row.target) for n, row in enumerate(rows) if row is not None]
+    assert len(apart) >= 4
+    assert max(apart) < 0.5  # rounding of the 4-bit kernels
 
 
 def test_an_entry_whose_logprob_cannot_be_its_own_is_hard(vocabulary: Vocabulary) -> None:

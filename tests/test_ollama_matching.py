@@ -44,7 +44,7 @@ def lossy_server(ids: list[int], held: int | None, rare: list[bool], vocabulary:
         if n == held or not whole(pending):
             continue
         name = spelling if whole(spelling) else b"\xef\xbf\xbd"
-        top = [(b"", -2.5), (b" the", -3.0)]
+        top = [(b"", -2.5), (b"qqq", -3.0)]
         entries.append(Entry(pending, logprob, top if rare[n] else [(name, logprob), *top]))
         pending = b""
     return Told(entries, truth)
@@ -77,10 +77,12 @@ def test_no_valid_row_is_wrong(text: str, data: st.DataObject) -> None:
     found, rows = align(told.entries, text, len(ids), vocabulary)
     assert b"".join(vocabulary.bytes_of[i] for i in found).decode() == text
     own = set(places(vocabulary.spell(text), vocabulary))
-    for spot, row in zip(places(found, vocabulary), rows, strict=True):
+    for n, (spot, row) in enumerate(zip(places(found, vocabulary), rows, strict=True)):
         if row is not None:
             assert told.truth[spot] == row.target
             assert spot in own
+            # a stop string's merges, which no request of ours allows, can hide tokens that the count does not prove
+            assert held is not None or found[:n] == ids[:n]
     if len(told.entries) == len(ids) and ids == vocabulary.spell(text):
         assert None not in rows or None in [vocabulary.id_of.get(entry.spelling) for entry in told.entries]
 
@@ -149,10 +151,58 @@ def test_a_tokenizer_of_neither_kind_is_refused() -> None:
 def test_two_ids_with_the_same_bytes_have_no_name() -> None:
     made = sentencepiece("none")
     made.add_tokens(["ab "])  # as an added token: its text is "ab " and nobody else's
-    made.add_tokens(["<0x61>a"])
+    made.add_tokens([" a"])
     vocabulary = Vocabulary(made)
     assert vocabulary.id_of[b"ab "] == made.convert_tokens_to_ids("ab ")
-    assert b"a" not in vocabulary.id_of  # "a" and the byte token <0x61>
+    assert b" a" not in vocabulary.id_of  # the added " a" and "▁a"
+
+
+def test_a_byte_token_is_for_what_has_no_other_token() -> None:
+    """As every Gemma has both "7" and <0x37>; the tokenizer writes the latter only where the former is missing."""
+    made = sentencepiece("none")
+    vocabulary = Vocabulary(made)
+    assert vocabulary.id_of[b"a"] == made.convert_tokens_to_ids("a")
+    assert vocabulary.id_of[b"c"] == made.convert_tokens_to_ids("<0x63>")
+    assert vocabulary.spell("ac") == [vocabulary.id_of[b"a"], vocabulary.id_of[b"c"]]
+
+
+def lossy(ids: list[int], vocabulary: Vocabulary, **rare: bool) -> list[Entry]:
+    return lossy_server(ids, None, [rare.get(f"_{n}", False) for n in range(len(ids))], vocabulary).entries
+
+
+@pytest.mark.real
+def test_a_hole_that_the_count_proves_leaves_the_rows_behind_it_valid() -> None:
+    vocabulary = vocabulary_of("smollm2")
+    text = "Say 🦄 and 42."
+    ids = vocabulary.spell(text)
+    found, rows = align(lossy(ids, vocabulary, _0=True), text, len(ids), vocabulary)
+    assert found == ids
+    hard = b"".join(vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None)
+    assert hard.decode().strip() == "🦄"
+    assert rows[0].target < -8  # sampled outside of its list, and matched all the same
+
+
+@pytest.mark.real
+def test_behind_a_hole_that_may_be_written_in_another_way_nothing_is_believed() -> None:
+    """The teacher wrote the unicorn byte by byte: one token more than the fewest, so the reading is not what it saw."""
+    vocabulary = vocabulary_of("smollm2")
+    text, single = "Say 🦄 and 42.", [vocabulary.id_of[bytes([b])] for b in "🦄".encode()]
+    ids = [*vocabulary.spell("Say "), *single, *vocabulary.spell(" and 42.")]
+    found, rows = align(lossy(ids, vocabulary), text, len(ids), vocabulary)
+    assert b"".join(vocabulary.bytes_of[i] for i in found).decode() == text
+    valid = [n for n, row in enumerate(rows) if row is not None]
+    assert valid
+    assert found[: max(valid) + 1] == ids[: max(valid) + 1]
+
+
+@pytest.mark.real
+def test_a_token_outside_its_list_is_doubted_only_where_tokens_are_missing() -> None:
+    vocabulary = vocabulary_of("smollm2")
+    ids = vocabulary.spell("The answer is 42.")
+    for tokens in (len(ids), None):
+        assert None not in align(lossy(ids, vocabulary, _2=True), "The answer is 42.", tokens, vocabulary)[1]
+    _, rows = align(lossy(ids, vocabulary, _2=True), "The answer is 42.", len(ids) + 1, vocabulary)
+    assert [n for n, row in enumerate(rows) if row is None] == list(range(2, len(ids)))
 
 
 request = Request("k", "p", 0, 0, [1, 2])

@@ -2,7 +2,8 @@
 
 A server that gives no ids may also merge tokens, drop halves of characters, or speak another tokenizer. So a row is
 valid only where the teacher's token covers the same bytes of the response with the same id as the student tokenizer's
-own reading of the whole response. Everything else is a hard row: it knows its token and nothing more.
+own reading of the whole response, and where every id before it is the one that the teacher saw. Everything else is a
+hard row: it knows its token and nothing more.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ekd.teacher.wire.rows import Row
-from ekd.teacher.wire.vocabulary import Vocabulary
+from ekd.teacher.wire.vocabulary import Vocabulary, is_text
 from ekd.types import Failure, Trace
 
 ENOUGH = 200  # rows that tell a foreign tokenizer
+ROUNDING = 1e-6  # nats
 MANY = 8  # failures that tell a teacher that cannot work
 
 log = logging.getLogger(__name__)
@@ -35,23 +37,51 @@ def align(
 ) -> tuple[list[int], list[Row | None]]:
     """The response's ids and a row for each.
 
-    tokens: how many the server says it made, without the end token; None where it does not say. When it made as many
-    as it named, and each has one id, these ids are kept: they are what the teacher saw. Otherwise the ids are the
-    student tokenizer's own, and only entries that show their own logprob in their own list are believed.
+    tokens: how many the server says it made, without the end token; None where it does not say. Wherever a text has
+    exactly one id, that is what the teacher saw, and it is kept. The rest are holes (several tokens came as one text,
+    as halves of characters do) and are read again. The teacher may have written a hole in another way, and every
+    later row is conditioned on it: those are hard, unless the count of tokens leaves no other way of writing it.
     """
     spelled = vocabulary.spell(text)
-    if b"".join(entry.spelling for entry in entries) != text.encode():
+    readable = all(entry.spelling in vocabulary.id_of or is_text(entry.spelling) for entry in entries)
+    if not readable or b"".join(entry.spelling for entry in entries) != text.encode():
         return spelled, [None] * len(spelled)
-    own = [vocabulary.id_of.get(entry.spelling) for entry in entries]
-    own_places = list(zip(_starts([entry.spelling for entry in entries]), own, strict=True))
-    spelled_places = list(zip(_starts([vocabulary.bytes_of[i] for i in spelled]), spelled, strict=True))
-    if tokens == len(entries) and None not in own and all(map(_possible, entries)):
-        certain = set(spelled_places)
-        rows = [_row(e, vocabulary) if p in certain else None for e, p in zip(entries, own_places, strict=True)]
-        return [i for i in own if i is not None], rows
-    believed = {place: e for e, place in zip(entries, own_places, strict=True) if (e.spelling, e.logprob) in e.top}
-    found = [believed.get(place) for place in spelled_places]
-    return spelled, [None if entry is None else _row(entry, vocabulary) for entry in found]
+    holes, certain = _holes(entries, tokens, vocabulary)
+    reading = set(zip(_starts([vocabulary.bytes_of[i] for i in spelled]), spelled, strict=True))
+    ids: list[int] = []
+    rows: list[Row | None] = []
+    known = True
+    for n, (start, entry) in enumerate(zip(_starts([entry.spelling for entry in entries]), entries, strict=True)):
+        if n in holes:
+            known &= certain
+            ids += holes[n]
+            rows += [None] * len(holes[n])
+            continue
+        own = vocabulary.id_of[entry.spelling]
+        ids.append(own)
+        rows.append(_row(entry, vocabulary) if known and (start, own) in reading and _possible(entry) else None)
+    return ids, rows
+
+
+def _holes(entries: Sequence[Entry], tokens: int | None, vocabulary: Vocabulary) -> tuple[dict[int, list[int]], bool]:
+    """Entries that are not one token with one id, with the ids for each; whether these are certainly the teacher's.
+
+    They are where as many tokens are missing as the holes need at the least, and each can be written with so few in one
+    way only: then nothing else can hide a token, and no hole be written otherwise.
+    """
+    missing = None if tokens is None else tokens - len(entries)
+    holes = {
+        n: vocabulary.fewest(entry.spelling)
+        for n, entry in enumerate(entries)
+        if entry.spelling not in vocabulary.id_of or (missing != 0 and not _possible(entry))
+    }
+    found = {n: ids for n, ids in holes.items() if ids is not None}
+    if len(found) == len(holes) and sum(len(ids) - 1 for ids in found.values()) == missing:
+        return found, True
+    # Where it is not known whether tokens are missing, one may at most be inside a character.
+    doubted = (e for e in enumerate(entries) if missing or (missing is None and not e[1].spelling.isascii()))
+    unshown = [n for n, entry in doubted if not _shown(entry)]
+    return {n: vocabulary.spell_part(entries[n].spelling) for n in {*holes, *unshown}}, False
 
 
 def nameless_end(top: Sequence[tuple[bytes, float]], vocabulary: Vocabulary) -> Row | None:
@@ -116,11 +146,17 @@ def _starts(spellings: list[bytes]) -> list[int]:
     return [0, *accumulate(map(len, spellings))][:-1]
 
 
-def _possible(entry: Entry) -> bool:
-    """Whether this logprob can be this token's: it is in its list, or the list ends above it."""
-    return any(spelling == entry.spelling for spelling, _ in entry.top) or (
-        not entry.top or entry.logprob <= entry.top[-1][1] + 1e-6
+def _shown(entry: Entry) -> bool:
+    """Whether its own list shows the entry's token with the entry's logprob: then it is that token's."""
+    return any(
+        spelling == entry.spelling and abs(logprob - entry.logprob) < ROUNDING for spelling, logprob in entry.top
     )
+
+
+def _possible(entry: Entry) -> bool:
+    """Whether this logprob can be this token's: its list shows it, or ends above it without that token."""
+    absent = all(spelling != entry.spelling for spelling, _ in entry.top)
+    return _shown(entry) or (absent and (not entry.top or entry.logprob <= entry.top[-1][1] + ROUNDING))
 
 
 def _row(entry: Entry, vocabulary: Vocabulary) -> Row:

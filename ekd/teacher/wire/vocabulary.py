@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from ekd.model import load_tokenizer
 
 WORD_MARK = "\u2581"  # SentencePiece writes a space so
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>$")
 LOST = "\ufffd".encode()
 
 
@@ -38,17 +39,42 @@ class Vocabulary:
         return table | {i: token.content.encode() for i, token in added.items() if not token.special}
 
     @cached_property
+    def ids_of(self) -> dict[bytes, list[int]]:
+        """All ids with these bytes. SentencePiece's byte tokens are for what has no other, so <0x61> is no "a"."""
+        table: dict[bytes, list[int]] = {}
+        for i, spelling in self.bytes_of.items():
+            table.setdefault(spelling, []).append(i)
+        return {
+            spelling: [i for i in ids if i not in self._byte_tokens] or ids
+            for spelling, ids in table.items()
+            if spelling
+        }
+
+    @cached_property
     def id_of(self) -> dict[bytes, int]:
         """The id that alone has these bytes. Absent: bytes that several ids share, and U+FFFD, which a server writes
         for any half of any character."""
-        table: dict[bytes, int] = {}
-        shared = set()
-        for i, spelling in self.bytes_of.items():
-            if table.setdefault(spelling, i) != i:
-                shared.add(spelling)
-        return {
-            spelling: i for spelling, i in table.items() if spelling and spelling not in shared and LOST not in spelling
-        }
+        return {spelling: ids[0] for spelling, ids in self.ids_of.items() if len(ids) == 1 and LOST not in spelling}
+
+    def fewest(self, spelling: bytes) -> list[int] | None:
+        """These bytes in as few tokens as possible, two at least, all but the last of which end inside a character.
+
+        None where there is no way of writing them so, or more than one in as few.
+        """
+        ends = [at for at in range(1, len(spelling)) if _inside(spelling[at])]
+        best: dict[int, list[list[int]]] = {0: [[]]}  # bytes written -> the ways in fewest tokens, two at most
+        for end in [*ends, len(spelling)]:
+            ways = [
+                [*way, i]
+                for begin, known in best.items()
+                if begin or end < len(spelling)
+                for i in self.ids_of.get(spelling[begin:end], ())
+                for way in known
+            ]
+            least = min(map(len, ways), default=0)
+            best[end] = [way for way in ways if len(way) == least][:2]
+        found = best[len(spelling)] if LOST not in spelling else []
+        return found[0] if len(found) == 1 else None
 
     @cached_property
     def ambiguous(self) -> set[bytes]:
@@ -74,6 +100,11 @@ class Vocabulary:
                 "use teacher=hf, or a server that gives token ids"
             )
         return ids
+
+    def spell_part(self, spelling: bytes) -> list[int]:
+        """A piece of a response by itself: one id where there is one, else the tokenizer's own."""
+        ids = self.ids_of.get(spelling, [])
+        return ids if len(ids) == 1 else self.spell(spelling.decode())
 
     def prompt(self, ids: list[int]) -> str:
         """The raw text of a chat-templated prompt, special tokens written out."""
@@ -108,10 +139,16 @@ class Vocabulary:
             "a server sends cannot be matched to its ids; use teacher=hf"
         )
 
+    @cached_property
+    def _byte_tokens(self) -> set[int]:
+        return {
+            i for token, i in self.tokenizer.get_vocab().items() if not self._byte_level and _BYTE_TOKEN.match(token)
+        }
+
     def _read_token(self, token: str) -> bytes:
         if self._byte_level:
             return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else b""
-        byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+        byte = _BYTE_TOKEN.match(token)
         return bytes([int(byte[1], 16)]) if byte else token.replace(WORD_MARK, " ").encode()
 
 
@@ -134,6 +171,20 @@ def _byte_of() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_of()
+
+
+def is_text(spelling: bytes) -> bool:
+    """Whether these bytes are whole characters."""
+    try:
+        spelling.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _inside(byte: int) -> bool:
+    """Whether a UTF-8 character goes on with this byte."""
+    return byte & 0xC0 == 0x80
 
 
 def _whole_part(spelling: bytes) -> bytes | None:
