@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from ekd.outside import check_plain
+
 VERSION = 1
 NAME = "manifest.json"
+SHARD = re.compile(r"[0-9a-f]{24}\.arrows")
+LARGEST = 1 << 32  # bytes of a shard: far above any that is written; a cut one is read into memory of its full size
+PARTS = (NAME, f"{NAME}.tmp", "shards", "damaged", "scores", "lock", ".collecting.lock")  # of a store's folder
 
 
 class Damaged(ValueError):
@@ -20,16 +26,23 @@ def new(origin: dict[str, Any]) -> dict[str, Any]:
     return {"format": "ekd-store", "version": VERSION, "origin": origin, "shards": []}
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ValueError, one sentence, where a part of a store is a link or a device: it leads elsewhere."""
+    for part in PARTS:
+        check_plain(folder / part)
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Raises ValueError, one sentence, for what is not a manifest, is damaged, or is newer than this program."""
     path = folder / NAME
+    check_folder(folder)
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         if any((folder / "shards").glob("*.arrows")):
             raise damaged(path, "it is missing") from None
         raise ValueError(f"{folder} is not a trace store: it has no {NAME}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise damaged(path, str(error)) from None
     if not isinstance(manifest, dict) or manifest.get("format") != "ekd-store":
         raise ValueError(f"{path} is not the manifest of a trace store: its format is not 'ekd-store'")
@@ -42,7 +55,23 @@ def read(folder: Path) -> dict[str, Any]:
         )
     if manifest.pop("checksum", None) != checksum(manifest):
         raise damaged(path, "its checksum does not match")
+    if why := strange(manifest):
+        raise damaged(path, why)
     return manifest
+
+
+def strange(manifest: dict[str, Any]) -> str:
+    """What a stranger may have written into a manifest whose checksum is right; "" for nothing."""
+    origin, shards = manifest.get("origin"), manifest.get("shards")
+    if not isinstance(origin, dict) or not isinstance(shards, list):
+        return "it has no origin or no list of shards"
+    for shard in shards:
+        if not isinstance(shard, dict) or not SHARD.fullmatch(str(shard.get("file"))):
+            return f"it names {shard!r} where a shard of the store is named 24 hexadecimal digits and .arrows"
+        sizes = [shard.get(name) for name in ("bytes", "traces", "tokens")]
+        if not isinstance(shard.get("sha256"), str) or not all(isinstance(n, int) and 0 <= n < LARGEST for n in sizes):
+            return f"of shard {shard['file']} it says no size, number or sha256"
+    return ""
 
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
@@ -62,8 +91,9 @@ def damaged(path: Path, why: str) -> Damaged:
 def replace(path: Path, data: bytes) -> None:
     """Write a file so that, whatever happens, the old or the new one is there, whole."""
     temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)  # of a killed writer; a link that somebody put there would be written through
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

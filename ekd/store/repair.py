@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ekd.outside import check_plain, plain_file
 from ekd.store import manifest as manifests
 from ekd.store.invariants import check
 from ekd.store.shard import Part, Shard, digest
@@ -45,7 +46,11 @@ def verify(path: Path | str) -> Findings:
 
 def file_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
     file = folder / "shards" / entry["file"]
-    if not file.exists():
+    try:
+        check_plain(file)
+    except ValueError as error:
+        return [f"shard {file.name}: {error}"]
+    if not file.is_file():
         return [f"shard {file.name}: the file is missing; its {entry['traces']} traces are lost"]
     if file.stat().st_size != entry["bytes"]:
         return [f"shard {file.name}: {file.stat().st_size:,} bytes long, {entry['bytes']:,} were written"]
@@ -55,8 +60,8 @@ def file_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
 def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
     """(key, response tokens, what is wrong or "") of every trace of a shard that can be opened."""
     layout = layout_of(origin)
-    if not (folder / "shards" / entry["file"]).exists():
-        return
+    if not plain_file(folder / "shards" / entry["file"]):
+        return  # `file_damage` says so
     try:
         shard = Shard(folder / "shards" / entry["file"], entry["bytes"])
     except ValueError as error:
@@ -103,6 +108,8 @@ def rebuilt(folder: Path) -> dict[str, Any]:
     """A manifest from what the shards themselves say."""
     manifest: dict[str, Any] | None = None
     for file in sorted((folder / "shards").glob("*.arrows")):
+        if not plain_file(file) or not manifests.SHARD.fullmatch(file.name):
+            continue
         try:
             shard = Shard(file)
         except ValueError:
@@ -129,7 +136,7 @@ def salvage(folder: Path, entry: dict[str, Any]) -> tuple[list[Part], list[str]]
 
 
 def set_aside(file: Path) -> None:
-    if file.exists():
+    if plain_file(file):
         aside = file.parent.parent / "damaged"
         aside.mkdir(exist_ok=True)
         file.replace(aside / file.name)

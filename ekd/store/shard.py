@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from ekd.outside import check_plain
 from ekd.store.codec import Layout, decode, encode
 from ekd.store.squeeze import Reader, Writer
 from ekd.types import Trace
@@ -34,6 +35,8 @@ SCHEMA = pa.schema(
         ("rows", pa.large_binary()),  # ekd.store.codec
     ]
 )
+# What decoding may say to bytes that nobody encoded: a stranger can give any bytes the right checksum.
+HOSTILE = (ValueError, IndexError, StopIteration, OverflowError, MemoryError, pa.ArrowException)
 Packed: TypeAlias = "bytes | pa.Buffer"
 Part: TypeAlias = "tuple[list[Any], np.ndarray, Packed]"  # the first eight columns, prompt ids, packed rows
 
@@ -94,7 +97,8 @@ def checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Packed) 
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, a MiB at a time."""
+    """sha256 of a file, a MiB at a time. Raises ValueError for a link or a device, which might never end."""
+    check_plain(path)
     total = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(1 << 20):
@@ -108,6 +112,7 @@ class Shard:
     def __init__(self, path: Path, size: int | None = None):
         """size: bytes that the file should have; one that was cut off is read as far as it goes."""
         self.path, self.cut = path, False
+        check_plain(path)
         try:
             reader = pa.ipc.open_stream(self._map(size))
             self.batch = reader.read_next_batch()
@@ -119,8 +124,10 @@ class Shard:
             raise ValueError(
                 f"shard {path.name} cannot be read ({str(error).splitlines()[0] if str(error) else 'empty'})"
             ) from None
-        if self.batch.schema.names != SCHEMA.names:
+        if not self.batch.schema.equals(SCHEMA) or any(column.null_count for column in self.batch.columns):
             raise ValueError(f"shard {path.name} cannot be read (its columns are {self.batch.schema.names})")
+        if not isinstance(self.origin, dict):
+            raise ValueError(f"shard {path.name} cannot be read (its origin is {self.origin!r})")
 
     def _map(self, size: int | None) -> pa.Buffer:
         with pa.memory_map(str(self.path)) as file:
@@ -139,7 +146,10 @@ class Shard:
     def trace(self, row: int, layout: Layout) -> Trace:
         """Decode one trace. Raises ValueError naming file and trace when its checksum does not match."""
         (key, problem_id, sample, finish, exact, _, response, entries), prompt_ids, rows = self.part(row)
-        fields = decode(rows, response, entries, layout)
+        try:
+            fields = decode(rows, response, entries, layout)
+        except HOSTILE as error:
+            raise ValueError(f"shard {self.path.name}: trace {key} cannot be decoded ({error})") from None
         return Trace(key, problem_id, sample, finish, prompt_ids, exact=exact, **fields)
 
     def damaged(self) -> set[int]:
@@ -158,5 +168,8 @@ class Shard:
         about = [cell.as_py() for cell in cells]
         if check.as_py() != checksum(about, self.begin, prompt.value.as_buffer(), rows.as_buffer()):
             raise ValueError(f"shard {self.path.name}: trace {about[0]} is damaged (its checksum does not match)")
-        left = Reader(prompt.value.as_buffer()).integers(about[5] - len(self.begin), 4)
+        try:
+            left = Reader(prompt.value.as_buffer()).integers(about[5] - len(self.begin), 4)
+        except HOSTILE as error:
+            raise ValueError(f"shard {self.path.name}: the prompt of {about[0]} cannot be decoded ({error})") from None
         return about, np.concatenate([self.begin, left.astype(np.int32)]), rows.as_buffer()

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ekd.outside import plain_file
 from ekd.store import manifest as manifests
 from ekd.store.codec import Layout
 from ekd.store.shard import Part, Shard, assemble, digest, part
@@ -116,9 +117,10 @@ class Store:
             with lock(self.path):
                 self._load(manifests.read(self.path))
                 for file in (self.path / "shards").glob("*.tmp"):
-                    file.unlink()
+                    if plain_file(file):
+                        file.unlink()
                 for file in sorted((self.path / "shards").glob("*.arrows")):
-                    if file.name not in self.shards:
+                    if file.name not in self.shards and plain_file(file) and manifests.SHARD.fullmatch(file.name):
                         self._adopt(file)
         except OSError:
             return  # a read-only store is read as it is
@@ -186,6 +188,7 @@ class Store:
 
 def lock(folder: Path) -> FileLock:
     """One writer at a time; the system frees it when its holder dies, however it dies."""
+    manifests.check_folder(folder)
     return FileLock(folder / "lock", timeout=PATIENCE)
 
 
@@ -221,7 +224,10 @@ def layout_of(origin: dict[str, Any]) -> Layout:
         raise ValueError(
             f"origin['coarse'] must be an integer in 1 ... 64 (largest step in 1/1024 nat), not {coarse!r}"
         )
-    return Layout(vocab, draws, len(origin.get("temperatures", [])), coarse)
+    temperatures = origin.get("temperatures", [])
+    if not isinstance(temperatures, list) or not all(isinstance(t, int | float) for t in temperatures):
+        raise ValueError(f"origin['temperatures'] must be a list of numbers, not {temperatures!r}")
+    return Layout(vocab, draws, len(temperatures), coarse)
 
 
 def difference(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:
