@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -19,12 +19,15 @@ from transformers import PreTrainedTokenizerBase
 from ekd.model import load_tokenizer
 from ekd.prompt import Prompt
 from ekd.source import home
+from ekd.store.codec import Layout
+from ekd.store.shard import Part, part
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
+from ekd.store.unsaved import Unsaved, recover
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Trace
 
-SHARD_SECONDS = 20.0  # a kill loses at most so much work ...
-SHARD_TRACES = 512  # ... or so many traces
+SHARD_SECONDS = 20.0  # traces become a shard after so long at the latest ...
+SHARD_TRACES = 512  # ... or when there are so many; each is on disk before
 
 
 class Collected(NamedTuple):
@@ -71,7 +74,9 @@ class Collector:
 
     def open(self) -> Store:
         origin = self.origin()
-        return Store.create(self._path(origin), {**origin, "ekd": version("ekd").split(".")[0]})
+        store = Store.create(self._path(origin), {**origin, "ekd": version("ekd").split(".")[0]})
+        recover(store)
+        return store
 
     def collect(self, split: str, count: int | None) -> Collected:
         """Traces the first `count` problems of a split (null: all). What is done is saved at once, also on Ctrl-C."""
@@ -132,26 +137,36 @@ class Collector:
 
     def _trace(self, store: Store, missing: list[Request], split: str) -> list[Failure]:
         self._check_teacher()
-        fresh: list[Trace] = []
+        waiting = Unsaved(store)
         failures: list[Failure] = []
         saved, tokens, began = monotonic(), 0, monotonic()
         try:
             with _bar() as bar:
                 task = bar.add_task(f"tracing {split}", total=len(missing), note="")
-                for result in self.teacher.trace(missing):
+                for result in map(partial(_packed, layout=store.layout), self.teacher.trace(missing)):
                     if isinstance(result, Failure):
                         failures.append(result)
                     else:
-                        fresh.append(result)
-                        tokens += len(result.response_ids)
+                        waiting.add(result)
+                        tokens += result[0][6]
                     failed = f", {len(failures)} failed" if failures else ""
                     bar.update(task, advance=1, note=f"{tokens / (monotonic() - began):,.0f} tokens/s{failed}")
-                    if len(fresh) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
-                        store.append(fresh)
-                        fresh, saved = [], monotonic()
+                    if len(waiting.parts) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
+                        waiting.flush()
+                        saved = monotonic()
         finally:
-            store.append(fresh)
+            waiting.flush()
         return failures
+
+
+def _packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
+    """An unsound trace is one that failed: the others are stored."""
+    if isinstance(result, Failure):
+        return result
+    try:
+        return part(result, layout)
+    except ValueError as error:
+        return Failure(result.key, result.problem_id, str(error))
 
 
 def _bar() -> Progress:
