@@ -84,13 +84,17 @@ def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tu
     if config.store is not None:
         store = Store(config.store)
         return [store[key] for key in sorted(store.keys())], {"what": str(store.path), "origin": store.origin}
-    collector = build(OmegaConf.create(trained["data"]["collector"]))
-    problems = trained["data"]["val_problems"] if config.problems is None else config.problems
+    from ekd.fence import plain
+
+    decided = {"api_key_env": config.api_key_env, "trust_remote_code": config.student.trust_remote_code}
+    made = plain(trained, "data.collector", decided=decided)
+    if made.get("store") is not None and not (Path(made["store"]).expanduser() / "manifest.json").is_file():
+        raise ValueError(f"the traces of run={config.run} are not in {made['store']}: give store=STORE")
+    collector = build(OmegaConf.create(made))
+    problems = plain(trained, "data.val_problems", decided={}) if config.problems is None else config.problems
     collected = collector.collect(config.split, problems)
     store = collector.open()
-    what = (
-        f"{len(collected.keys)} {config.split} problems of {trained['dataset']['_target_'].rpartition('.')[2].lower()}"
-    )
+    what = f"{len(collected.keys)} {config.split} problems of {type(collector.dataset).__name__.lower()}"
     return [store[key] for key in collected.keys], {"what": what, "origin": store.origin, "keys": collected.keys}
 
 
@@ -118,22 +122,25 @@ def adopt(config: DictConfig, *groups: str) -> dict[str, Any]:
         if config.ckpt is not None:
             raise ValueError(f"ckpt={config.ckpt} needs run=RUN, the folder of the run that made it")
         return {}
+    from ekd.fence import config_of, plain
+
     run = Path(config.run)
-    if not (run / "run.json").is_file():
-        raise ValueError(f"run={run} is not a training run (no {run / 'run.json'}); give the folder that it printed")
+    trained = config_of(run)
     if config.ckpt is None and not (run / "student").is_dir():
         raise ValueError(
             f"run={run} has no finished student; give ckpt={run}/checkpoints/..., or finish it with "
             f"python -m ekd.train ... ckpt={run}/checkpoints/last.ckpt"
         )
-    trained = json.loads((run / "run.json").read_text())["config"]
     words = HydraConfig.get().overrides.task
     for group in groups:
         if not any(word.startswith(f"{group}=") for word in words):
             given = OmegaConf.from_dotlist([word for word in words if word.startswith(f"{group}.")])
-            config[group] = OmegaConf.merge(trained[group], given.get(group, {}))
-    config.student.model = str(run / "student") if config.ckpt is None else trained["student"]["model"]
-    config.student.layers = "all" if config.ckpt is None else trained["student"]["layers"]
+            mine = plain(trained, group, decided={}, own=OmegaConf.select(given, f"{group}._target_"))
+            config[group] = OmegaConf.merge(mine, given.get(group, {}))
+    model, layers = (plain(trained, f"student.{name}", decided={}) for name in ("model", "layers"))
+    config.student.model, config.student.layers = (
+        (str(run / "student"), "all") if config.ckpt is None else (model, layers)
+    )
     return trained
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ekd.fence import check_run, config_of, plain
 from ekd.model import load_model, pick_device
 from ekd.report.marking import Marker
 from ekd.report.spelling import Spelling
@@ -37,14 +37,16 @@ def student_of(run: str) -> Path:
     folder = Path(run).expanduser() / "student"
     if not (folder / "config.json").is_file():
         raise ValueError(f"run={run} has no finished student (no {folder}): give the folder that ekd.train printed")
+    check_run(folder.parent)
     return folder
 
 
 def dataset_of(run: str, posed: str) -> dict[str, Any] | None:
     """The run's dataset as it was configured, if it is of the kind that posed the store's problems."""
-    file = Path(run).expanduser() / "run.json"
-    config = json.loads(file.read_text())["config"]["dataset"] if file.is_file() else {"_target_": ""}
-    return config if config["_target_"].rpartition(".")[2] == posed else None
+    if not (Path(run).expanduser() / "run.json").is_file():
+        return None
+    config: dict[str, Any] = plain(config_of(Path(run).expanduser()), "dataset", decided={})
+    return config if str(config.get("_target_")).rpartition(".")[2] == posed else None
 
 
 def look(run: str, store: Store, traces: list[Trace]) -> list[View]:
