@@ -253,12 +253,17 @@ def test_a_prompt_that_does_not_fit_is_told(vocabulary: Vocabulary, stream: bool
         there = one(ollama(url, max_new_tokens=said, stream=stream), request(vocabulary, prompt))
     assert "teacher.num_ctx=300 leaves no room" in here.reason
     assert there.reason.endswith(
-        "request (1490 tokens) exceeds the available context size (256 tokens), try increasing it"
+        "request (1490 tokens) exceeds the available context size (256 tokens), try increasing it; give a larger "
+        "teacher.num_ctx"
     )
 
 
-def test_an_answer_that_fills_the_context_ends_with_length(vocabulary: Vocabulary) -> None:
-    trace = ask(vocabulary, "ctx256_out400_shift_false", num_ctx=4096)
+def test_an_answer_that_fills_the_context_ends_with_length_and_says_what_cut_it(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ekd.teacher.ollama.TOP", 1)  # as many as were recorded
+    with pytest.warns(UserWarning, match=r"cut after 251 of teacher.max_new_tokens=400 .* than teacher.num_ctx=4096"):
+        trace = ask(vocabulary, "ctx256_out400_shift_false", num_ctx=4096)
     assert (trace.finish, len(trace.response_ids)) == ("length", 251)
 
 
@@ -344,8 +349,24 @@ def test_a_foreign_tokenizer_is_refused(vocabulary: Vocabulary) -> None:
     asked = [request(tiny, w["request"]["prompt"], w["id"], w["request"]["options"]["seed"]) for w in WHOLE]
     with serve(Replay(WHOLE, PAIRS.values())) as url:
         teacher = ollama(url, tokenizer="tiny", max_new_tokens=256)
-        with pytest.raises(ValueError, match=r"requests all failed.*their tokenizers differ"):
-            list(teacher.trace([r._replace(key=f"{r.key}-{n}") for r in asked for n in range(2)]))
+        with pytest.raises(
+            ValueError, match=r"reads 'The capital of France is' as 5 tokens, .* as 24: their tokenizers"
+        ):
+            list(teacher.trace(asked))
+
+
+def test_a_foreign_tokenizer_is_refused_after_the_first_prompt_count(vocabulary: Vocabulary) -> None:
+    """One that reads the probe as we do, but not the first prompt. Later, a strange prompt costs its answer alone."""
+    asked = requests(vocabulary, WHOLE)
+    longer = [{**w, "response": {**w["response"], "prompt_eval_count": 7}} for w in WHOLE]
+    replay = Replay([*longer[:1], *WHOLE[1:]], PAIRS.values())
+    with serve(replay) as url:
+        teacher = ollama(url, max_new_tokens=256, concurrency=1)
+        with pytest.raises(ValueError, match=r"read the prompt as 7 tokens, .*their tokenizers differ"):
+            list(teacher.trace(asked))
+        assert len(replay.asked) == 2  # the probe, and one answer
+        answers = list(ollama(url, max_new_tokens=256, concurrency=1).trace([*asked[1:], asked[0]]))
+    assert [isinstance(a, Failure) for a in answers] == [False] * (len(WHOLE) - 1) + [True]
 
 
 def test_many_hard_rows_are_refused_and_nothing_is_passed_on(vocabulary: Vocabulary) -> None:
@@ -353,7 +374,9 @@ def test_many_hard_rows_are_refused_and_nothing_is_passed_on(vocabulary: Vocabul
     tiny = vocabulary_of("tiny")
     asked = [request(tiny, w["request"]["prompt"], w["id"], w["request"]["options"]["seed"]) for w in WHOLE]
     mute = [{**w, "response": {k: v for k, v in w["response"].items() if k != "prompt_eval_count"}} for w in WHOLE]
-    with serve(Replay(mute, PAIRS.values())) as url:
+    probe = {**PAIRS["plain_position_no_format"]}
+    probe["response_body"] = probe["response_body"].replace("prompt_eval_count", "not_told")
+    with serve(Replay(mute, [PAIRS["tags"], probe])) as url:
         traces = ollama(url, tokenizer="tiny", max_new_tokens=256).trace(asked)
         with pytest.raises(ValueError, match="are not tokens of the student's tokenizer"):
             next(traces)

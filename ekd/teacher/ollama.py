@@ -6,8 +6,10 @@ is certain and hard rows of the rest. The numbered facts about the server are in
 
 from __future__ import annotations
 
+import warnings
+from asyncio import wait_for
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import httpx
 import ollama
 
-from ekd.teacher.wire.faults import Refused, Unfit
+from ekd.teacher.wire.bounded import largest
+from ekd.teacher.wire.dialect import check_alternatives
+from ekd.teacher.wire.faults import Refused, Unfit, clean
 from ekd.teacher.wire.matching import align, nameless_end, vet
 from ekd.teacher.wire.ollama_server import Answer, Known, Server, Strict, clear_errors, entry_of, joined, judge, pull
 from ekd.teacher.wire.remote import Remote
@@ -56,11 +60,16 @@ class Ollama(Remote):
             )
         super().__post_init__()
 
+    @property
+    def key_name(self) -> str:
+        """Read by the ollama client itself."""
+        return "OLLAMA_API_KEY"
+
     @cached_property
     def digest(self) -> str:
         """Of the model, from the first endpoint that answers."""
         hint = "start it with `ollama serve`, or give teacher.endpoints=[URL,...]"
-        return self.greeted[self.wire.find(self._connect, self._greet, hint).url].digest
+        return self.greeted[self.wire.find(self._connect, self.discreet(self._greet), hint).url].digest
 
     def origin(self) -> dict:
         decide = ("model", "temperature", "top_p", "max_new_tokens", "num_ctx", "end_row")
@@ -69,37 +78,49 @@ class Ollama(Remote):
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
         """Traces come in the order in which the servers finish them; a request that finally failed is a Failure."""
         if self.digest:  # asked first: a server that cannot be a teacher is refused before any work
-            answers = self.wire.run(requests, self._connect, self._ask)
-            yield from vet((self._match(request, answer) for request, answer in answers), self.max_hard)
+            # closed at once when it is refused, so that no server goes on generating
+            with closing(self.wire.run(requests, self._connect, self.discreet(self._ask))) as answers:
+                yield from vet((self._match(request, answer) for request, answer in answers), self.max_hard)
 
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:
         timeout = httpx.Timeout(self.timeout, connect=10.0)
-        async with ollama.AsyncClient(url, timeout=timeout, transport=Strict(self.concurrency)) as client:
+        transport = Strict(self.concurrency, largest(self.max_new_tokens, TOP))
+        async with ollama.AsyncClient(url, timeout=timeout, transport=transport) as client:
             yield Server(url, client)
 
     async def _greet(self, server: Server) -> None:
         """Learns what decides everything later; raises ValueError where this server cannot be the teacher."""
         async with clear_errors(server.url, self.timeout):
-            digest = await self._digest(server)
+            digest = await wait_for(self._digest(server), self.timeout)
             if digest is None and self.pull:
                 await pull(server.client, self.model)
-                digest = await self._digest(server)
+                digest = await wait_for(self._digest(server), self.timeout)
             if digest is None:
                 raise Unfit(
                     f"{server.url} has no model {self.model!r}: `ollama pull {self.model}` there, or teacher.pull=true"
                 )
             options = {"num_predict": 1, "temperature": 0, "num_ctx": self.num_ctx, "stop": []}
-            first = await server.client.generate(
+            asked = server.client.generate(
                 self.model, PROBE, raw=True, logprobs=True, top_logprobs=TOP, options=options
             )
+            first = await wait_for(asked, self.timeout)
         if first.logprobs is None:
             raise Unfit(
                 f"the Ollama at {server.url} gives no logprobs: it is older than {FIRST_WITH_LOGPROBS}. Update it "
                 "(https://ollama.com/download), then the same command goes on"
             )
-        extra = (first.prompt_eval_count or 0) - len(self.vocabulary.spell(PROBE))
-        self.greeted[server.url] = Known(digest, extra == 1 and self.vocabulary.tokenizer.bos_token is not None)
+        check_alternatives([len(entry.top_logprobs or ()) for entry in first.logprobs], TOP)
+        own, told = len(self.vocabulary.spell(PROBE)), first.prompt_eval_count
+        adds_bos = told == own + 1 and self.vocabulary.tokenizer.bos_token is not None
+        if (
+            told is not None and abs(told - own) > 2
+        ):  # a BOS token, a word mark; the first real prompt has to fit exactly
+            raise Unfit(
+                f"{server.url} cannot be the teacher: it reads {PROBE!r} as {told} tokens, the student's tokenizer as "
+                f"{own}: their tokenizers differ; choose a student of the teacher's family"
+            )
+        self.greeted[server.url] = Known(clean(digest, self.secret), adds_bos)
 
     async def _digest(self, server: Server) -> str | None:
         name = self.model if ":" in self.model.rpartition("/")[2] else f"{self.model}:latest"
@@ -117,13 +138,14 @@ class Ollama(Remote):
             )
         prompt = self._prompt(server, request)
         said = await self._generate(server, prompt, request.seed, self.max_new_tokens)
-        judge(said, request)
+        with self.counting(server.url):
+            judge(said, request, self.max_new_tokens, TOP)
         end = None
         if self.end_row and said.done_reason == "stop":
             end = await self._generate(
                 server, prompt + (said.response or ""), request.seed, 1, format={"type": "string"}
             )
-        return Answer(said, end), said.eval_count or 0
+        return Answer(server.url, said, end), said.eval_count or 0
 
     def _prompt(self, server: Server, request: Request) -> str:
         if len(request.prompt_ids) >= self.num_ctx:
@@ -151,27 +173,40 @@ class Ollama(Remote):
         call = {"raw": True, "logprobs": True, "top_logprobs": TOP, "options": options, **more}
         async with clear_errors(server.url, self.timeout):
             if not self.stream:
-                return await server.client.generate(self.model, prompt, **call)
-            return joined(
-                [part async for part in await server.client.generate(self.model, prompt, stream=True, **call)]
-            )
+                return await wait_for(server.client.generate(self.model, prompt, **call), self.timeout)
+            return joined(await wait_for(self._stream(server, prompt, call), self.timeout))
+
+    async def _stream(self, server: Server, prompt: str, call: dict[str, Any]) -> list[ollama.GenerateResponse]:
+        return [part async for part in await server.client.generate(self.model, prompt, stream=True, **call)]
 
     def _match(self, request: Request, answer: Answer | Failure) -> Trace | Failure:
         if isinstance(answer, Failure):
             return answer
-        said, end = answer
+        self._warn_of_cut(answer.said, len(request.prompt_ids))
         try:
-            ids, rows = self._rows(said, end)
-            return to_trace(request, ids, rows, str(said.done_reason), self.vocabulary.size)
+            ids, rows = self._rows(answer.said, answer.end)
+            return to_trace(request, ids, rows, str(answer.said.done_reason), self.vocabulary.size)
         except ValueError as error:
-            return Failure(request.key, request.problem_id, str(error))
+            reason = clean(f"{answer.url}: {error}", self.secret)
+            return Failure(request.key, request.problem_id, reason)
+
+    def _warn_of_cut(self, said: ollama.GenerateResponse, prompt: int) -> None:
+        made = said.eval_count or self.max_new_tokens
+        if said.done_reason == "length" and made < self.max_new_tokens:
+            warnings.warn(
+                f"an answer was cut after {made} of teacher.max_new_tokens={self.max_new_tokens} tokens, because with "
+                f"its prompt of {prompt} tokens the context was full: give more than teacher.num_ctx={self.num_ctx} "
+                "(or, where the model itself holds no more, fewer max_new_tokens)",
+                stacklevel=2,
+            )
 
     def _rows(
         self, said: ollama.GenerateResponse, end: ollama.GenerateResponse | None
     ) -> tuple[list[int], list[Row | None]]:
         stopped = said.done_reason == "stop"
         entries = [entry_of(e) for e in said.logprobs or ()]
-        ids, rows = align(entries, said.response or "", (said.eval_count or 0) - stopped, self.vocabulary)
+        tokens = None if said.eval_count is None else said.eval_count - stopped
+        ids, rows = align(entries, said.response or "", tokens, self.vocabulary)
         if stopped:
             top = entry_of(end.logprobs[0]).top if end is not None and end.logprobs else []
             ids.append(self.vocabulary.tokenizer.eos_token_id)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+from asyncio import wait_for
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import httpx
 
-from ekd.teacher.wire.dialect import Dialect, Sampling, Solved
-from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clear_faults, retry_after
+from ekd.teacher.wire.bounded import Bounded, largest
+from ekd.teacher.wire.dialect import Dialect, Sampling, Solved, check_alternatives, check_size
+from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clean, clear_faults, retry_after
 from ekd.teacher.wire.llama import Llama
 from ekd.teacher.wire.matching import vet
 from ekd.teacher.wire.remote import Remote
@@ -31,6 +32,8 @@ from ekd.types import Failure, Request, Trace
 
 DIALECTS: dict[str, Any] = {"llama": Llama, "vllm": VLLM, "sglang": SGLang, "text": Text}
 OWNERS = {"llamacpp": "llama", "vllm": "vllm", "sglang": "sglang"}  # `owned_by` in /v1/models
+LONGEST = 32768  # tokens of a prompt and a given response
+STRANGE = (KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError)  # an answer of another form
 PROBE = "The capital of France is"
 
 
@@ -59,6 +62,10 @@ class OpenAI(Remote):
             )
         super().__post_init__()
 
+    @property
+    def key_name(self) -> str | None:
+        return self.api_key_env
+
     @cached_property
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_p, self.max_new_tokens, self.top)
@@ -67,7 +74,7 @@ class OpenAI(Remote):
     def served(self) -> dict[str, Any]:
         """What serves the teacher and what it says of the model, from the first endpoint that answers."""
         hint = "start the server, or give teacher.endpoints=[URL,...]"
-        return self.greeted[self.wire.find(self._connect, self._greet, hint).url].served
+        return self.greeted[self.wire.find(self._connect, self.discreet(self._greet), hint).url].served
 
     def origin(self) -> dict:
         decide = ["mode", "top"] + ["temperature", "top_p", "max_new_tokens"] * (self.mode == "generate")
@@ -76,18 +83,18 @@ class OpenAI(Remote):
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
         """Traces come in the order in which the servers finish them; a request that finally failed is a Failure."""
         if self.served:  # asked first: a server that cannot be a teacher is refused before any work
-            answers = self.wire.run(requests, self._connect, self._ask)
-            yield from vet((self._trace(request, answer) for request, answer in answers), self.max_hard)
+            # closed at once when it is refused, so that no server goes on generating
+            with closing(self.wire.run(requests, self._connect, self.discreet(self._ask))) as answers:
+                yield from vet((self._trace(request, answer) for request, answer in answers), self.max_hard)
 
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:
-        key = os.environ.get(self.api_key_env) if self.api_key_env else None
-        limits = httpx.Limits(max_connections=2 * self.concurrency, max_keepalive_connections=self.concurrency)
+        longest = self.max_new_tokens if self.mode == "generate" else LONGEST
         async with httpx.AsyncClient(
             base_url=url.rstrip("/").removesuffix("/v1"),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Authorization": f"Bearer {self.secret}"} if self.secret else {},
             timeout=httpx.Timeout(self.timeout, connect=10.0),
-            limits=limits,
+            transport=Bounded(self.concurrency, largest(longest, self.top)),
         ) as client:
             yield Server(url, client, self.timeout)
 
@@ -95,19 +102,26 @@ class OpenAI(Remote):
         """Finds out what the server is and tries what will be asked; raises Unfit with the way out."""
         try:
             listed = (await server.call("GET", "/v1/models"))["data"]
-            entry = self._pick(server.url, listed)
+            entry = self._pick([e for e in listed if isinstance(e, dict) and isinstance(e.get("id"), str)])
             kind = self.server if self.server != "auto" else self._kind(server.url, entry)
             dialect = DIALECTS[kind](model=entry["id"], vocabulary=self.vocabulary)
             await self._try(server, dialect)
-        except (Refused, KeyError, TypeError) as error:
+        except (Refused, *STRANGE) as error:
+            if isinstance(error, Unfit):
+                raise
             reason = str(error) if isinstance(error, Refused) else "its answers are not of the OpenAI kind"
             raise Unfit(f"{server.url} cannot be the teacher: {reason}") from error
         told = {name: entry[name] for name in ("root", "meta") if entry.get(name)}
         served = {"server": kind, "model": entry["id"].rpartition("/")[2], **told}
-        self.greeted[server.url] = Known(dialect, served)
+        plain = json.dumps(served)
+        self.greeted[server.url] = Known(
+            dialect, json.loads(plain.replace(self.secret, "***") if self.secret else plain)
+        )
 
-    def _pick(self, url: str, listed: list[dict[str, Any]]) -> dict[str, Any]:
+    def _pick(self, listed: list[dict[str, Any]]) -> dict[str, Any]:
         names = [entry["id"] for entry in listed]
+        if not names:
+            raise Refused("its /v1/models names no model")
         if self.model is None and len(listed) == 1:
             return listed[0]
         if self.model in names:
@@ -124,12 +138,13 @@ class OpenAI(Remote):
         prompt = self.vocabulary.spell(PROBE)
         if self.mode == "score":
             given = Request("probe", "probe", 0, 0, prompt[:2], [*prompt[2:], self.vocabulary.tokenizer.eos_token_id])
-            self._check_top((await dialect.score(server.post, given, self.top)).rows)
+            self._check_any((await dialect.score(server.post, given, self.top)).rows)
             return
         asked = Request("probe", "probe", 0, 0, prompt)
         sampling = self.sampling._replace(max_new_tokens=8)
         first = await dialect.generate(server.post, asked, sampling)
-        self._check_top(first.rows)
+        check_size(len(first.ids), sampling.max_new_tokens)
+        self._check_any(first.rows)
         plain = await dialect.generate(server.post, asked, sampling._replace(temperature=1.0, top_p=1.0))
         if first.rows[0] and plain.rows[0] and abs(_highest(first.rows[0]) - _highest(plain.rows[0])) > 0.05:
             raise Refused(
@@ -138,15 +153,11 @@ class OpenAI(Remote):
                 "vLLM with --logprobs-mode raw_logprobs"
             )
 
-    def _check_top(self, rows: list[Row | None]) -> None:
-        most = max((len(row.ids) for row in rows if row), default=0)
-        if most < 0.75 * self.top:  # a few may have no id
-            raise Refused(
-                f"it gives {most} of the {self.top} alternatives asked for; give teacher.top={max(most, 1)}, or start "
-                f"vLLM with --max-logprobs {self.top}"
-            )
+    def _check_any(self, rows: list[Row | None]) -> None:
+        if not any(rows):
+            check_alternatives([0], self.top)
 
-    async def _ask(self, server: Server, request: Request) -> tuple[Solved, int]:
+    async def _ask(self, server: Server, request: Request) -> tuple[Answer, int]:
         async with server.lock:
             if server.url not in self.greeted:  # it was away until now
                 await self._greet(server)
@@ -160,18 +171,29 @@ class OpenAI(Remote):
             if self.mode == "score":
                 solved = await dialect.score(server.post, request, self.top)
             else:
-                solved = await dialect.generate(server.post, request, self.sampling)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise Fault(f"{server.url} answered in an unknown form") from error
-        return solved, len(solved.ids)
+                with self.counting(server.url):
+                    solved = await dialect.generate(server.post, request, self.sampling)
+                check_size(len(solved.ids), self.max_new_tokens)
+        except Unfit:
+            raise
+        except STRANGE as error:
+            raise Fault(f"{server.url} answered in an unknown form ({type(error).__name__}: {error})") from error
+        return Answer(server.url, solved), len(solved.ids)
 
-    def _trace(self, request: Request, answer: Solved | Failure) -> Trace | Failure:
+    def _trace(self, request: Request, answer: Answer | Failure) -> Trace | Failure:
         if isinstance(answer, Failure):
             return answer
+        url, solved = answer
         try:
-            return to_trace(request, answer.ids, answer.rows, answer.finish, self.vocabulary.size)
-        except ValueError as error:
-            return Failure(request.key, request.problem_id, str(error))
+            return to_trace(request, solved.ids, solved.rows, solved.finish, self.vocabulary.size)
+        except (ValueError, TypeError) as error:
+            reason = clean(f"{url} gave an answer that is none: {error}", self.secret)
+            return Failure(request.key, request.problem_id, reason)
+
+
+class Answer(NamedTuple):
+    url: str
+    solved: Solved
 
 
 class Known(NamedTuple):
@@ -193,7 +215,7 @@ class Server:
 
     async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         async with clear_faults(self.url, self.timeout):
-            response = await self.client.request(method, path, json=body)
+            response = await wait_for(self.client.request(method, path, json=body), self.timeout)
         if response.status_code in (429, 503):
             raise Unavailable(f"{self.url} is busy (HTTP {response.status_code})", retry_after(response))
         if response.status_code in (401, 403):
@@ -207,6 +229,8 @@ class Server:
             said = json.loads(response.content)
         except ValueError as error:
             raise Fault(f"{self.url} sent something that is not JSON") from error
+        except RecursionError as error:
+            raise Refused(f"{self.url} sent JSON that is nested too deeply to be an answer") from error
         if not isinstance(said, dict):
             raise Fault(f"{self.url} answered in an unknown form")
         return said
@@ -216,7 +240,7 @@ def _reason(response: httpx.Response) -> str:
     try:
         said = response.json()
         return str(said["error"]["message"] if isinstance(said["error"], dict) else said["error"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return f"HTTP {response.status_code} {response.text[:200]}".strip()
 
 

@@ -1,12 +1,14 @@
-"""What can go wrong between us and a server, in five words."""
+"""What can go wrong between us and a server, in six words."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 
+LONGEST_REASON = 600  # characters
 LONGEST_WAIT = 300.0  # seconds that a Retry-After is believed
 
 
@@ -30,21 +32,50 @@ class Refused(Exception):
     """Asking again would end the same way."""
 
 
+class Foreign(Refused):
+    """The server reads the prompt as another number of tokens than we do."""
+
+
 class Unfit(ValueError):
     """The server cannot be this teacher, whatever is asked: the run stops, with the way out."""
 
 
 @asynccontextmanager
 async def clear_faults(url: str, timeout: float) -> AsyncIterator[None]:
-    """Turns what httpx raises into a Fault or Unavailable that says it in one sentence."""
+    """Turns what httpx and the reading of JSON raise into a Fault or Unavailable that says it in one sentence."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError) as error:
         raise Unreachable(f"nothing answers at {url}") from error
     except httpx.TimeoutException as error:
         raise Fault(f"{url} was silent for {timeout:.0f} s (teacher.timeout)") from error
-    except httpx.TransportError as error:
+    except asyncio.TimeoutError as error:
+        raise Fault(f"{url} did not end its answer within {timeout:.0f} s (teacher.timeout)") from error
+    except RecursionError as error:
+        raise Refused(f"{url} sent JSON that is nested too deeply to be an answer") from error
+    except httpx.InvalidURL as error:
+        raise Refused(f"{url} is no address that can be asked") from error
+    except (httpx.TransportError, httpx.DecodingError) as error:
         raise Fault(f"the connection to {url} broke: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def hushed(url: str, secret: str | None) -> Iterator[None]:
+    """What a server says goes into messages and files: with its URL, and without the key, should it echo that."""
+    try:
+        yield
+    except (Fault, Refused, Unfit) as error:
+        error.args = (clean(str(error) if url in str(error) else f"{url}: {error}", secret),)
+        error.__cause__, error.__suppress_context__ = None, True  # the causes would show it
+        raise
+
+
+def clean(text: str, secret: str | None) -> str:
+    """One printable line of a bearable length, without the secret."""
+    plain = text.replace(secret, "***") if secret else text
+    line = " ".join(plain.encode("utf-8", "replace").decode().split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
 
 
 def retry_after(response: httpx.Response) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, same_text, whole_characters
+from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, named, same_text, whole_characters
 from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.vocabulary import Vocabulary
@@ -42,7 +42,7 @@ class Llama:
                 "the server's ids mean other texts to the student's tokenizer: they are of different families"
             )
         finish = "stop" if said["stop_type"] == "eos" else "length"
-        return closed(said["tokens"], self._rows(said), finish, self.vocabulary)
+        return closed(said["tokens"], named(self._rows(said), sampling.top), finish, self.vocabulary)
 
     async def score(self, post: Post, request: Request, top: int) -> Solved:
         """One request for each stretch of tokens that end whole characters: one for most texts."""
@@ -62,7 +62,7 @@ class Llama:
                 rows += [None] * len(places)
         if end:
             rows += await self._end(post, [*request.prompt_ids, *body], end[0], top)
-        return Solved(ids, rows, "stop" if end else "length")
+        return Solved(ids, named(rows, top), "stop" if end else "length")
 
     async def _force(self, post: Post, prompt: list[int], ids: list[int], top: int) -> list[Row | None]:
         grammar = "root ::= " + " ".join(f"<[{i}]>" for i in ids)
@@ -80,6 +80,7 @@ class Llama:
 
     def _body(self, prompt: list[int], top: int, tokens: int) -> dict[str, Any]:
         return {
+            "model": self.model,  # in router mode one server has several
             "prompt": prompt,
             "n_predict": tokens,
             "n_probs": top,

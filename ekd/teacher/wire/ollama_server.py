@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import httpx
 import ollama
-from pydantic import ValidationError
 from rich.progress import Progress
 
-from ekd.teacher.wire.faults import Fault, Refused, Unavailable, clear_faults, retry_after
+from ekd.teacher.wire.bounded import Bounded
+from ekd.teacher.wire.dialect import check_alternatives, check_prompt, check_size
+from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clear_faults, retry_after
 from ekd.teacher.wire.matching import Entry
 from ekd.types import Request
 
@@ -22,6 +23,7 @@ REPEATS = 30  # equal tokens in a row after which Ollama aborts without a word
 
 
 class Answer(NamedTuple):
+    url: str
     said: ollama.GenerateResponse
     end: ollama.GenerateResponse | None  # the forced entry at the end token's place
 
@@ -40,15 +42,16 @@ class Server:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Strict(httpx.AsyncHTTPTransport):
+class Strict(Bounded):
     """Adds what the client's generate() has no argument for (0.6.3), and keeps Retry-After, which it drops.
 
     truncate and shift: a prompt or an answer that does not fit is told, never cut silently. think: of a model that can
     think the server would, raw or not, take <think>...</think> out of the answer's text while its tokens stay.
     """
 
-    def __init__(self, connections: int) -> None:
-        super().__init__(limits=httpx.Limits(max_connections=2 * connections, max_keepalive_connections=connections))
+    def most_of(self, request: httpx.Request) -> int:
+        """The progress of a pull goes on for as long as that does."""
+        return self.most * (100 if request.url.path.endswith("/api/pull") else 1)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/api/generate"):
@@ -71,10 +74,14 @@ async def clear_errors(url: str, timeout: float) -> AsyncIterator[None]:
             yield
     except ollama.ResponseError as error:
         reason = f"{url} says: {_plain(error.error)}"
+        if "context size" in reason:
+            reason += "; give a larger teacher.num_ctx"
         if 400 <= error.status_code < 500 and error.status_code != 408:
             raise Refused(reason) from error
         raise Fault(reason) from error
-    except (ValidationError, json.JSONDecodeError, TypeError, AttributeError) as error:
+    except Unfit:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:  # pydantic's, json's and Unicode's are ValueErrors
         raise Fault(f"{url} sent something that is not Ollama's JSON") from error
 
 
@@ -86,8 +93,9 @@ def _plain(error: object) -> str:
         return str(error)
 
 
-def judge(said: ollama.GenerateResponse, request: Request) -> None:
-    """Raises where an answer is not a whole one to the very prompt that was asked."""
+def judge(said: ollama.GenerateResponse, request: Request, tokens: int, top: int) -> None:
+    """Raises where an answer is not a whole one to the very prompt that was asked. tokens, top: asked for."""
+    check_prompt(said.prompt_eval_count, len(request.prompt_ids))
     if not said.done:
         last = [e.token for e in said.logprobs or ()][-REPEATS:]
         if len(last) == REPEATS and len(set(last)) == 1:
@@ -103,11 +111,8 @@ def judge(said: ollama.GenerateResponse, request: Request) -> None:
         raise Refused("the answer came without logprobs")
     if said.done_reason not in ("stop", "length"):
         raise Refused(f"the server generated nothing (done_reason {said.done_reason!r})")
-    if said.prompt_eval_count not in (None, len(request.prompt_ids)):
-        raise Refused(
-            f"the teacher read the prompt as {said.prompt_eval_count} tokens, the student's tokenizer as "
-            f"{len(request.prompt_ids)}: their tokenizers differ; choose a student of the teacher's family"
-        )
+    check_size(max(said.eval_count or 0, len(said.logprobs or ())), tokens)
+    check_alternatives([len(entry.top_logprobs or ()) for entry in said.logprobs or ()], top)
 
 
 def joined(parts: list[ollama.GenerateResponse]) -> ollama.GenerateResponse:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
+from ekd.teacher.wire.faults import Foreign, Unfit, hushed
 from ekd.teacher.wire.transport import Wire
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
     """tokenizer: the student's, in whose ids the traces are. max_hard: the share of hard rows that is borne.
 
-    attempts, backoff, patience: see `Wire`. timeout: seconds without a word from the server.
+    attempts, backoff, patience: see `Wire`. timeout: seconds that an answer may take, from first to last word.
     """
 
     tokenizer: str
@@ -29,6 +36,7 @@ class Remote:
     timeout: float
     patience: float
     exact: bool = field(default=False, init=False)
+    agreed: set[str] = field(default_factory=set, init=False, repr=False)  # URLs that read a prompt as we do
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -51,6 +59,35 @@ class Remote:
             backoff=self.backoff,
             patience=self.patience,
         )
+
+    @property
+    def key_name(self) -> str | None:
+        """The environment variable with the key that is sent to the server."""
+        raise NotImplementedError
+
+    @property
+    def secret(self) -> str | None:
+        return os.environ.get(self.key_name) if self.key_name else None
+
+    def discreet(self, ask: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        """The same call; whatever it raises names the server and does not show the key."""
+
+        async def asked(server: Any, *about: Any) -> T:
+            with hushed(server.url, self.secret):
+                return await ask(server, *about)
+
+        return asked
+
+    @contextmanager
+    def counting(self, url: str) -> Iterator[None]:
+        """The first prompt that a server counts otherwise than we do ends the run, a later one costs its answer."""
+        try:
+            yield
+        except Foreign as error:
+            if url in self.agreed:
+                raise
+            raise Unfit(f"{url} cannot be the teacher: {error}") from error
+        self.agreed.add(url)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

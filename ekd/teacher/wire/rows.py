@@ -10,6 +10,8 @@ import numpy as np
 from ekd.tail import floored
 from ekd.types import Request, Trace
 
+FAR = 1e6  # nats; a float32 softmax ends at 104
+
 
 class Row(NamedTuple):
     """One token as a server described it; logprobs at temperature 1, before any sampling filter."""
@@ -25,10 +27,9 @@ def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], f
     Raises ValueError for a row that is no distribution. Alternatives beyond `vocab` (a head may have more rows than the
     tokenizer has tokens) stay in the tail.
     """
-    if not 0 <= min(ids) <= max(ids) < vocab:
-        raise ValueError(f"the server gave the id {max(ids)}, and the student's tokenizer has {vocab}")
+    _check_ids(ids, rows, vocab)
     flat_ids, flat_logprobs, counts = _flatten(ids, rows, vocab)
-    logprobs = np.array(flat_logprobs, dtype=np.float64)
+    logprobs = _finite(flat_logprobs)
     valid = np.array([row is not None for row in rows])
     named = np.array(counts, dtype=np.int32)
     starts = np.concatenate(([0], np.cumsum(named)[:-1])).astype(np.intp)
@@ -56,6 +57,21 @@ def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], f
         valid=valid,
         log_norm=np.empty((len(ids), 0), dtype=np.float32),
     )
+
+
+def _check_ids(ids: Sequence[int], rows: Sequence[Row | None], vocab: int) -> None:
+    named = [*ids, *(i for row in rows if row is not None for i in row.ids)]
+    if not ids or set(map(type, named)) != {int}:
+        raise ValueError("the server gave no ids, or ids that are no integers")
+    if min(named) < 0 or max(ids) >= vocab:
+        bad = min(named) if min(named) < 0 else max(ids)
+        raise ValueError(f"the server gave the id {bad}, and the student's tokenizer has {vocab}")
+
+
+def _finite(logprobs: list[float]) -> np.ndarray:
+    if not set(map(type, logprobs)) <= {int, float} or not all(-FAR < value < FAR for value in logprobs):
+        raise ValueError("the server gave a logprob that is no finite number: not a distribution")
+    return np.array(logprobs, dtype=np.float64)
 
 
 def _entropy(known: np.ndarray, tail: np.ndarray, log_tail: np.ndarray, named: np.ndarray, vocab: int) -> np.ndarray:

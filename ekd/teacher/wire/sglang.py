@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, falling, same_text
+from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, falling, named, same_text
 from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.vocabulary import Vocabulary
@@ -40,7 +40,7 @@ class SGLang:
             raise Refused(
                 "the server's ids mean other texts to the student's tokenizer: they are of different families"
             )
-        return closed(ids, _rows(meta, "output"), finish, self.vocabulary)
+        return closed(ids, named(_rows(meta, "output"), sampling.top), finish, self.vocabulary)
 
     async def score(self, post: Post, request: Request, top: int) -> Solved:
         ids = list(request.response_ids or ())
@@ -53,7 +53,9 @@ class SGLang:
         if told[-len(ids) :] != ids:
             raise Refused("SGLang's input_token_logprobs are not those of the response")
         return Solved(
-            ids, _rows(meta, "input")[-len(ids) :], "length" if ids[-1] in self.vocabulary.bytes_of else "stop"
+            ids,
+            named(_rows(meta, "input")[-len(ids) :], top),
+            "length" if ids[-1] in self.vocabulary.bytes_of else "stop",
         )
 
 
@@ -71,6 +73,6 @@ def _rows(meta: dict[str, Any], which: str) -> list[Row | None]:
     """[logprob, id, text] for each token, and a list of the same for its alternatives; null where there is none."""
     tops = meta[f"{which}_top_logprobs"]
     return [
-        None if own[0] is None or not top else falling([(i, value) for value, i, _ in top], own[0])
+        None if own[0] is None else falling([(i, value) for value, i, _ in top or ()], own[0])
         for own, top in zip(meta[f"{which}_token_logprobs"], tops, strict=True)
     ]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ekd.teacher.wire.dialect import Post, Sampling, Solved
+from ekd.teacher.wire.dialect import Post, Sampling, Solved, check_alternatives, check_prompt
 from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.matching import Entry, align
 from ekd.teacher.wire.rows import Row
@@ -35,8 +35,8 @@ class Text:
         choice, usage = said["choices"][0], said.get("usage") or {}
         if choice["finish_reason"] not in ("stop", "length"):
             raise Fault(f"the server stopped with finish_reason {choice['finish_reason']!r}")
-        self._check_prompt(usage.get("prompt_tokens"), request)
-        ids, rows = self._read(choice, usage.get("completion_tokens"))
+        check_prompt(usage.get("prompt_tokens"), len(request.prompt_ids))
+        ids, rows = self._read(choice, usage.get("completion_tokens"), sampling.top)
         return Solved(ids, rows, choice["finish_reason"])
 
     async def score(self, post: Post, request: Request, top: int) -> Solved:
@@ -44,18 +44,12 @@ class Text:
             "only llama-server, vLLM and SGLang are known to score given solutions; use one of them, or teacher=hf"
         )
 
-    def _check_prompt(self, told: int | None, request: Request) -> None:
-        """A server may put the BOS token, which the template has already, in front once more."""
-        if told not in (None, len(request.prompt_ids)):
-            raise Refused(
-                f"the server read the prompt as {told} tokens, the student's tokenizer as {len(request.prompt_ids)}: "
-                "their tokenizers differ, or the server adds a BOS token of its own"
-            )
-
-    def _read(self, choice: dict[str, Any], told: int | None) -> tuple[list[int], list[Row | None]]:
+    def _read(self, choice: dict[str, Any], told: int | None, top: int) -> tuple[list[int], list[Row | None]]:
         lists = choice.get("logprobs") or {}
         if not lists.get("top_logprobs"):
             raise Refused("the server gives no logprobs for /v1/completions, so it cannot be a teacher")
+        # a list by text holds all halves of characters as one
+        check_alternatives([len(given) for given in lists["top_logprobs"] if "\ufffd" not in given], top)
         entries = [
             Entry(_spelling(token), own, [(_spelling(t), v) for t, v in sorted(top.items(), key=lambda i: -i[1])])
             for token, own, top in zip(lists["tokens"], lists["token_logprobs"], lists["top_logprobs"], strict=True)

@@ -7,13 +7,14 @@ on an answer. At most `2 * concurrency` requests for each endpoint are taken fro
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import queue
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -81,11 +82,10 @@ class Wire:
     patience: float
 
     def __post_init__(self) -> None:
+        for url in self.endpoints:
+            check_endpoint(url)
         if not self.endpoints or len(set(self.endpoints)) < len(self.endpoints):
             raise ValueError(f"teacher.endpoints is a list of different URLs, at least one, not {list(self.endpoints)}")
-        for url in self.endpoints:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"an endpoint begins with http:// or https://, not {url!r}")
         if self.concurrency < 1 or self.attempts < 1:
             raise ValueError(
                 f"teacher.concurrency and teacher.attempts are 1 or more, not {self.concurrency} and {self.attempts}"
@@ -100,7 +100,7 @@ class Wire:
         requests: Iterable[Request],
         connect: Callable[[str], Any],
         ask: Callable[[Client, Request], Awaitable[tuple[Answer, int]]],
-    ) -> Iterator[tuple[Request, Answer | Failure]]:
+    ) -> Generator[tuple[Request, Answer | Failure], None, None]:
         """connect(url) gives a client (an async context manager); ask(client, request) an answer and its tokens.
 
         Answers come in the order in which they are ready. Raises ValueError when every endpoint stays unavailable.
@@ -108,12 +108,11 @@ class Wire:
         # Each answer makes 10,000 objects; without this the collector walks all of torch for them again and again,
         # which tripled the cost of a token.
         gc.freeze()
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="ekd-wire", daemon=True)
-        thread.start()
         ready: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        stack, pool = _submit(self._open(connect), loop).result()
+        worker = Worker()
+        loop = worker.loop
         try:
+            worker.stack, worker.pool = _submit(self._open(connect), loop).result()
             source = iter(requests)
             pending = 0
             while True:
@@ -121,7 +120,7 @@ class Wire:
                     request = next(source, None)
                     if request is None:
                         break
-                    _submit(self._finish(pool, request, ask), loop).add_done_callback(ready.put)
+                    _submit(self._finish(worker.pool, request, ask), loop).add_done_callback(ready.put)
                     pending += 1
                 if not pending:
                     return
@@ -130,11 +129,7 @@ class Wire:
                 yield done.result()
         finally:
             gc.unfreeze()
-            pool.report()
-            _submit(_close(stack), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            worker.close()
 
     def find(self, connect: Callable[[str], Any], greet: Callable[[Any], Awaitable[None]], hint: str) -> Any:
         """The first server that could be greeted. Raises ValueError, with the hint, where there is none."""
@@ -176,6 +171,43 @@ class Wire:
         except Refused as refused:
             reason = str(refused)
         return request, Failure(request.key, request.problem_id, reason)
+
+
+class Worker:
+    """An event loop in a thread of its own. A generator that nobody ends is closed at the interpreter's exit, before
+    the system stops the threads: waiting for one of them afterwards would never end.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="ekd-wire", daemon=True)
+        self.stack = AsyncExitStack()
+        self.pool: Pool | None = None
+        self.thread.start()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        if self.loop.is_closed():
+            return
+        atexit.unregister(self.close)
+        if self.pool is not None:
+            self.pool.report()
+        _submit(_close(self.stack), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+def check_endpoint(url: str) -> None:
+    """Raises ValueError for what is no base URL, without showing what may be a secret in it."""
+    if "@" in url or "?" in url:
+        raise ValueError(
+            "an endpoint (teacher.endpoints) has a user, a password or a query in its URL, which would be written into "
+            "files and messages: give scheme, host and port alone, and a key by an environment variable (see "
+            "teacher.api_key_env)"
+        )
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError(f"an endpoint begins with http:// or https://, not {url!r}")
 
 
 class Pool:

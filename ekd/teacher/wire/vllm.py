@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, falling, same_text
+from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, falling, named, same_text
 from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.vocabulary import Vocabulary
@@ -51,7 +51,7 @@ class VLLM:
             falling([(_id(token), value) for token, value in top.items()], own)
             for top, own in zip(lists["top_logprobs"], lists["token_logprobs"], strict=True)
         ]
-        return closed(ids, rows, choice["finish_reason"], self.vocabulary)
+        return closed(ids, named(rows, sampling.top), choice["finish_reason"], self.vocabulary)
 
     async def score(self, post: Post, request: Request, top: int) -> Solved:
         ids = list(request.response_ids or ())
@@ -67,7 +67,7 @@ class VLLM:
         )
         places = said["choices"][0]["prompt_logprobs"][len(request.prompt_ids) :]
         rows: list[Row | None] = [_scored(place, i) for place, i in zip(places, ids, strict=True)]
-        return Solved(ids, rows, "length" if ids[-1] in self.vocabulary.bytes_of else "stop")
+        return Solved(ids, named(rows, top), "length" if ids[-1] in self.vocabulary.bytes_of else "stop")
 
 
 def _scored(place: dict[str, Any], token: int) -> Row:
