@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ekd.dataset.cleaning import STEPS, clean
 from ekd.dataset.grading import extract, grade, same
 from ekd.dataset.symbolic import Child
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+# One case a line: kind, answer (the reference), response, and the verdict that a reader would give.
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "fixtures" / "grading.jsonl").read_text(encoding="utf-8").splitlines()
+]
 
 # reference, what the box holds
 CORRECT = [
@@ -210,7 +217,35 @@ BOMBS = {
     "digits": "1" * 100_000,
     "thoughts": "</think>" * 20_000,
     "half a character": "\ud800\x00 7",
+    "tags": "<answer>" * 25_000,
+    "display math": "\\[" * 60_000 + "$$" * 60_000,
+    "boxes of a blank": "\\boxed{ }" * 20_000,
+    "blank lines": "\n" * 190_000 + "7x",
+    "end tokens": "<|" * 50_000,
 }
+# What a box may hold to make a pattern or a big number go wrong.
+HOSTILE = [
+    "0." + "3" * 1900 + "...",
+    "0." + "12" * 140 + "...",
+    "{1\\over" * 60 + "}" * 60,
+    "1" + " 234" * 70,
+    "{\\bf " * 40 + "7" + "}" * 40,
+    "a " * 140 + ": 7",
+    "7" + " a" * 37 + "!",
+    "7" + "(" * 70,
+    "\\frac" * 55,
+    "<a>" * 90,
+    "9999^{999}",
+    "0^{-1}",
+    "1e999",
+    "1⁄0",
+    "½½½",
+    "√",
+    "²",
+    "Ⅻ",
+    "0.()",
+    "\ud800",
+]
 
 
 @pytest.mark.parametrize(("answer", "box"), CORRECT)
@@ -235,6 +270,28 @@ def test_a_hostile_text_costs_no_time(bomb: str) -> None:
     start = time.monotonic()
     assert grade("72", bomb).status == "unparseable"
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("box", HOSTILE)
+def test_a_hostile_box_is_wrong(box: str) -> None:
+    assert grade("72", f"\\boxed{{{box}}}").status == "wrong"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}: {case['answer']}")
+def test_cases(case: dict[str, str]) -> None:
+    assert grade(case["answer"], case["response"]).status == case["verdict"]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
+def test_a_plain_formula_passes_every_step(step: Callable[[str], str]) -> None:
+    for text in ("72", "-1.5", "x + 1", r"\frac{1}{2}", r"\sqrt{3}", "(1, 2]", "a, b", "52_8", "f'(x)"):
+        assert step(text) == text
+
+
+def test_cleaning_twice_changes_nothing_more() -> None:
+    for case in CASES:
+        once = clean(extract(case["response"]))
+        assert clean(once) == once
 
 
 def test_only_the_end_of_an_endless_text_is_read() -> None:
@@ -301,6 +358,27 @@ PIECES = [
     "=",
     "(",
     "]",
+    "<answer>",
+    "</answer>",
+    "½",
+    "²",
+    "√",
+    "答案",
+    "：",
+    "元",
+    "\\\\",
+    "\\text{",
+    "\\over",
+    "...",
+    "\\overline{",
+    "PM",
+    ":30",
+    "\u2009",
+    "_",
+    "^",
+    "１",
+    "٣",
+    "\ud800",
 ]
 
 
@@ -312,29 +390,72 @@ def test_grading_never_raises(response: str, answer: str) -> None:
     assert (verdict.extracted == "") == (verdict.status == "unparseable")
 
 
+# How a right answer may be written. Those of the second list suit numbers only.
+RENDERINGS = [
+    r"So \boxed{%s}.",
+    "The answer is $%s$.",
+    "**Final Answer**: $%s$",
+    "#### %s",
+    "The answer is\n\n\\[\n%s\n\\]",
+    r"Answer: $\boxed{\textbf{%s}}$",
+    r"$\\boxed{%s}$",
+    r"$\boxed{%s\ }$",
+    "<answer>$%s$</answer>",
+    "最终答案：$%s$",
+]
+OF_NUMBERS = [
+    "The answer is %s.",
+    "The answer is **%s** clips.",
+    "Done.\n\n%s",
+    "%s",
+    r"The answer is $\$%s$.",
+    r"\boxed{%s\text{ dollars}}",
+    r"\boxed{\text{USD }%s}",
+    r"\boxed{\textcolor{blue}{%s元}}",
+    "答案是 %s。",
+]
+
+
 def references(name: str) -> list[str]:
-    path = SHARED / name / "test.jsonl"
+    path = SHARED / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"{path} is not here")
-    return [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [str(json.loads(line)["answer"]) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def misjudged(answers: list[str], renderings: list[str]) -> list[tuple[str, str]]:
+    """The references that are not right in their own words."""
+    return [(a, way) for a in answers for way in renderings if grade(a, way.replace("%s", a)).status != "correct"]
 
 
 def test_gsm8k_references() -> None:
-    solutions = references("gsm8k")
+    solutions = references("gsm8k/test")
     assert len(solutions) == 1319
     answers = [solution.rpartition("####")[2].strip() for solution in solutions]
     assert all(grade(a, s).status == "correct" for a, s in zip(answers, solutions, strict=True))
+    assert misjudged(answers, RENDERINGS + OF_NUMBERS) == []
     values = [float(a.replace(",", "")) for a in answers]
     for i, answer in enumerate(answers):
-        assert (grade(answer, solutions[i - 1]).status == "correct") == (values[i] == values[i - 1])
+        for other in (solutions[i - 1], *(way.replace("%s", answers[i - 1]) for way in RENDERINGS + OF_NUMBERS)):
+            assert (grade(answer, other).status == "correct") == (values[i] == values[i - 1])
+
+
+@pytest.mark.parametrize("year", [24, 25])
+def test_aime_references(year: int) -> None:
+    answers = references(f"aime/aime{year}")
+    assert len(answers) == 30
+    assert misjudged(answers, RENDERINGS + OF_NUMBERS) == []
+    for answer in answers:
+        others = [f"\\boxed{{{other}}}" for other in answers if int(other) != int(answer)]
+        assert not any(grade(answer, other).status == "correct" for other in others)
 
 
 EQUAL_NEIGHBOURS = {("5", "x=5"), ("7", "7"), ("3", "3")}  # of MATH-500: the only ones that are truly equal
 
 
 def test_math500_references() -> None:
-    answers = references("math500")
+    answers = references("math500/test")
     assert len(answers) == 500
-    assert [a for a in answers if grade(a, f"Thus \\boxed{{{a}}}.").status != "correct"] == []
+    assert misjudged(answers, RENDERINGS) == []
     neighbours = zip(answers, answers[1:] + answers[:1], strict=True)
     assert {(a, b) for a, b in neighbours if grade(a, f"Thus \\boxed{{{b}}}.").status != "wrong"} == EQUAL_NEIGHBOURS

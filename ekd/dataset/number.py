@@ -6,77 +6,82 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-SCALE = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-# Words after a number that are not units but mathematics.
-NOT_UNITS = {"and", "or", "to", "times", "over", "plus", "minus", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "mod"}
-LETTER_UNITS = {"m", "s", "g", "h", "L", "N", "J"}
-ATTACHED = (
-    "cm|mm|km|kg|mg|ml|mL|ft|lbs?|oz|mph|mins?|hrs?|am|pm|degrees?|dollars?|cents?"  # units written without a space
-)
+from ekd.dataset.units import after_lead, read_unit
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
-_POWER = r"(?:\s*(?:\\times|\\cdot|[x×*])\s*10\s*\^\s*\{?\s*(?P<power>-?\d{1,3})\s*\}?|[eE](?P<exponent>[-+]?\d{1,3}))"
-_FRACTION = r"(?:\\frac\{\s*(?P<top>-?\d+)\s*\}\{\s*(?P<bottom>-?\d+)\s*\}|(?P<over>\d+)\s*/\s*(?P<under>\d+))"
-_NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)?\s*{_FRACTION}|(?P<digits>{_DIGITS}){_POWER}?)"
-    rf"\s*(?P<percent>%|percent\b)?(?P<unit>(?:(?:{ATTACHED})\b)?(?:[ /-][A-Za-z./ -]*)?)(?:\^\{{?[23]\}}?|[²³])?\.?"
+LONGEST = 80  # characters; longer is not a plain number
+
+_GROUPED = r"(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?![\d,])"  # 1,234,567 and, in India, 12,34,567
+_DECIMAL = rf"(?:{_GROUPED}(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
+_KINDS = (
+    r"(?P<whole>\d+)?\s*\\frac\{\s*(?P<top>-?\d+)\s*\}\{\s*(?P<bottom>-?\d+)\s*\}",
+    r"(?:(?P<units>\d+)\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)",
+    r"(?P<head>\d*\.\d*)\((?P<block>\d+)\)",
+    r"(?P<base>\d{1,4})\s*\^\s*(?:\{\s*(?P<raised>-?\d{1,3})\s*\}|(?P<digit>\d))",
+    rf"(?P<digits>{_DECIMAL})(?:\s*(?:\\times|\\cdot|[x*])\s*10\s*\^\s*\{{?\s*(?P<power>-?\d{{1,3}})\s*\}}?"
+    r"|[eE](?P<exponent>[-+]?\d{1,3}))?",
 )
-_SLASHED = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d+)\s+(?P<over>\d+)/(?P<under>\d+)")
+_NUMBER = re.compile(rf"(?P<sign>[-+]?)\s*(?:{'|'.join(_KINDS)})(?:\s*(?P<percent>%|percent\b|per cent\b))?")
 
 
 class Number(NamedTuple):
     value: Fraction
     percent: bool  # written with a percent sign: 20% may stand for 20 or for 0.2
+    measure: str = ""  # "cm" where it was written with a unit that people measure with
 
     def readings(self) -> set[Fraction]:
         return {self.value, self.value / 100} if self.percent else {self.value}
 
 
 def read_number(text: str) -> Number | None:
-    """`text` is cleaned LaTeX without dollar signs (see latex.clean). None if it is not one number.
+    """`text` is cleaned (see cleaning.clean). None if it is not one number.
 
-    Understands signs, thousands commas, decimals, fractions, mixed numbers, powers of ten, "2 million", a percent sign
-    and a unit in words, which is ignored. At most 60 characters are looked at: longer is not a plain number.
+    Understands signs, thousands commas, decimals, repeating decimals as 0.1(6), fractions, mixed numbers, powers,
+    "2 million", a percent sign, and what `units` says may stand beside a number.
     """
-    if len(text) > 60:
+    if len(text) > LONGEST:
         return None
-    match = _SLASHED.fullmatch(text) or _NUMBER.fullmatch(text)
-    if match is None:
+    body = after_lead(text)
+    if body.startswith("(") and body.endswith(")"):
+        body = body[1:-1].strip()
+    match = _NUMBER.match(body)
+    unit = read_unit(body[match.end() :]) if match else None
+    value = _value(match.groupdict()) if match and unit else None
+    if match is None or unit is None or value is None:
         return None
-    groups = match.groupdict()
-    words = re.findall(r"[A-Za-z]+", groups.get("unit") or "")
-    if not _is_unit(words):
-        return None
-    value = _value(groups)
-    if value is None:
-        return None
-    scale = SCALE.get(words[0].lower(), 1) if words else 1
-    return Number(value * scale * (-1 if groups["sign"] == "-" else 1), bool(groups.get("percent")))
+    return Number(value * unit.scale * (-1 if match["sign"] == "-" else 1), bool(match["percent"]), unit.measure)
 
 
 def equal(gold: Number, given: Number) -> bool:
-    """Exact, except that a fraction without end (1/3) equals its decimals to one part in a million."""
+    """Exact, except that a fraction without end (1/3) equals its decimals to one part in a million.
+
+    A unit counts where both name one: 72 cm is not 72 m.
+    """
+    if gold.measure and given.measure and gold.measure != given.measure:
+        return False
     if gold.percent == given.percent:
         return _close(gold.value, given.value)
     return any(_close(a, b) for a in gold.readings() for b in given.readings())
 
 
-def _is_unit(words: list[str]) -> bool:
-    """A lone letter may be a variable: "5 x" is not a number with a unit."""
-    if not words:
-        return True
-    return not NOT_UNITS & {word.lower() for word in words} and (len(words[0]) > 1 or words[0] in LETTER_UNITS)
-
-
 def _value(groups: dict[str, str | None]) -> Fraction | None:
-    if digits := groups.get("digits"):
-        value = Fraction(digits.replace(",", "").rstrip(".") or "0")
-        power = int(groups.get("power") or groups.get("exponent") or 0)
-        return value * Fraction(10) ** power
-    bottom = int(groups.get("bottom") or groups.get("under") or 0)
+    if digits := groups["digits"]:
+        power = int(groups["power"] or groups["exponent"] or 0)
+        return Fraction(digits.replace(",", "").rstrip(".") or "0") * Fraction(10) ** power
+    if base := groups["base"]:
+        raised = int(groups["raised"] or groups["digit"] or 0)
+        return None if int(base) == 0 and raised <= 0 else Fraction(int(base)) ** raised
+    if head := groups["head"]:
+        return _repeating(head, groups["block"] or "0")
+    bottom = int(groups["bottom"] or groups["under"] or 0)
     if bottom == 0:
         return None
-    return Fraction(int(groups.get("whole") or 0)) + Fraction(int(groups.get("top") or groups.get("over") or 0), bottom)
+    return int(groups["whole"] or groups["units"] or 0) + Fraction(int(groups["top"] or groups["over"] or 0), bottom)
+
+
+def _repeating(head: str, block: str) -> Fraction:
+    """0.1(6) = 0.1 + 6/9 / 10."""
+    decimals = len(head.partition(".")[2])
+    return Fraction(f"0{head}0") + Fraction(int(block), (10 ** len(block) - 1) * 10**decimals)
 
 
 def _close(a: Fraction, b: Fraction) -> bool:
