@@ -41,6 +41,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
     value: of a finished run's folder, what a searching sweeper (Optuna) makes small.
     """
     register()
+    _check_secrets()
     _check_keys(name)
 
     code = 0
@@ -212,6 +213,18 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException) and strange:
         return f"{strange[1]} takes no {strange[2]!r}: leave it out, or choose by method= or by selector=, not by both"
     return str(cause) if isinstance(cause, ValueError) else None
+
+
+def _check_secrets() -> None:
+    """Before Hydra writes the command line into the run's folder."""
+    for word in sys.argv[1:]:
+        if re.search(r"://[^/\s]*@", word):
+            key = re.match(r"[\w.@/+~]+(?==)", word)
+            _stop(
+                f"{key[0] if key else 'an argument'} has a URL with a user or a password in it, which "
+                "would be written into the run's files: leave them out; a key for a teacher's server is read "
+                "from the environment variable that teacher.api_key_env names"
+            )
 
 
 def _check_keys(name: str) -> None:

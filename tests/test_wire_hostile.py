@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from test_openai import Speaker, openai, refusal, requests
 from wire_servers import Replay, build, exchanges, generations, serve
 
+from ekd.door import door
 from ekd.teacher.wire.bounded import largest
 from ekd.teacher.wire.faults import clean
 from ekd.teacher.wire.transport import Wire
@@ -272,6 +274,22 @@ def test_credentials_in_a_url_are_refused_unseen(url: str) -> None:
     with pytest.raises(ValueError, match="has a user, a password or a query in its URL") as refused:
         Wire(endpoints=[url, url], concurrency=1, attempts=1, backoff=0, patience=0)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["teacher.endpoints=[http://me:secret@127.0.0.1:1]", "+x='https://secret@a/b'", "http://me:secret=1@a"]
+)
+def test_credentials_on_the_command_line_are_refused_before_anything_is_written(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ekd.trace", "teacher=openai", word, f"hydra.run.dir={tmp_path}/run"])
+    with pytest.raises(SystemExit) as ended:
+        door("trace", lambda config: pytest.fail("it ran"))
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "has a URL with a user or a password in it" in said.err
+    assert "secret" not in said.out + said.err
+    assert not (tmp_path / "run").exists()
 
 
 ECHOES: dict[str, Callable[[str], tuple[int, bytes]]] = {
