@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from ekd.waiting import acquire
+from ekd.files import acquire
 
 Key = tuple[str, int]  # (problem_id, sample)
 

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ekd.batches import Batches
 from ekd.collect import Collected, Collector
+from ekd.files import acquire
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
 from ekd.types import Batch, Rows, Trace
-from ekd.waiting import acquire
 
 HISTOGRAM = 1000  # traces; more would not show another picture
 

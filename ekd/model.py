@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ekd.files import check_seal
 from ekd.source import EMBEDDED, clear_errors, source
 from ekd.tiny import is_tiny, tiny_config, tiny_model, tiny_tokenizer
 
@@ -35,7 +37,9 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     if is_tiny(name):
         return tiny_tokenizer()
     with clear_errors(name):
-        return AutoTokenizer.from_pretrained(source(name), trust_remote_code=trust_remote_code)
+        place = source(name)
+        check_seal(Path(place), lambda file: not file.endswith(".safetensors"))  # the weights are `load_model`'s
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
 
 
 def load_model(
@@ -69,7 +73,9 @@ def load_model(
         if quantization:
             options["quantization_config"] = quantization
         with clear_errors(name):
-            model = AutoModelForCausalLM.from_pretrained(source(name), **options)
+            place = source(name)
+            check_seal(Path(place))
+            model = AutoModelForCausalLM.from_pretrained(place, **options)
     keep = _layers(name, layers, model.config.num_hidden_layers)
     if keep is not None:
         model = _cut(model, keep)

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ekd.batches import pack
 from ekd.data import Collate, Traces
+from ekd.files import replace
 from ekd.head import head_of, stats
 from ekd.model import load_model, pick_device
 from ekd.rows import valid
 from ekd.source import identity
-from ekd.store import manifest
 from ekd.store.store import Store
 from ekd.types import Rows, Signal, Stats
 
@@ -174,6 +174,6 @@ def mean(signal: Signal, rows: Rows) -> float:
 def save(path: Path, made_by: dict, scores: dict[str, float]) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
-        manifest.replace(path, json.dumps({**made_by, "scores": scores}).encode())
+        replace(path, json.dumps({**made_by, "scores": scores}).encode())
     except OSError as error:
         raise ValueError(f"the scores of samples cannot be kept beside their traces ({error})") from error

@@ -116,7 +116,12 @@ class Student(L.LightningModule):
             )
 
     def origin(self) -> dict[str, Any]:
-        return {"type": "student", **identity(self.name), "layers": self.spec["layers"], "dtype": self.spec["dtype"]}
+        return {
+            "type": "student",
+            **identity(self.name, self.spec["trust_remote_code"]),
+            "layers": self.spec["layers"],
+            "dtype": self.spec["dtype"],
+        }
 
     def configure_model(self) -> None:
         if self.model is not None:

@@ -15,7 +15,20 @@ from ekd.door import CONF, build, register
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"dataset", "teacher", "signal", "selector", "loss", "store"}
-GROUND = {"types", "model", "source", "tiny", "head", "logits", "generation", "prompt", "tail", "outside"}
+GROUND = {
+    "types",
+    "files",
+    "checkpoint",
+    "model",
+    "source",
+    "tiny",
+    "head",
+    "logits",
+    "generation",
+    "prompt",
+    "tail",
+    "outside",
+}
 DOORS = {"trace", "train", "evaluate", "export", "door", "multirun"}
 GLOBAL = ("experiment", "method", "budget")  # groups whose files hold differences to the whole config
 GROUPS = sorted(f for f in CONF.glob("*/*.yaml") if f.parent.name not in GLOBAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -14,9 +15,10 @@ from conftest import collector, hf
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ekd.dataset.arithmetic import Arithmetic
+from ekd.files import digest
 from ekd.model import EMBEDDED_CUT, _cut, end_ids, load_model, load_tokenizer
 from ekd.prompt import Prompt
-from ekd.source import identity
+from ekd.source import identity, source
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,3 +110,93 @@ def test_a_wheel_carries_the_configs_and_runs_from_any_folder(tmp_path):
         cwd=tmp_path / "site", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == str(tmp_path / "site" / "ekd" / "conf")
+
+
+def saved(folder: Path, **how) -> Path:
+    load_model("tiny").save_pretrained(folder, **how)
+    load_tokenizer("tiny").save_pretrained(folder)
+    return folder
+
+
+def flip(file: Path) -> None:
+    """One bit in the middle; size and the time that can be set stay."""
+    times, content = file.stat(), bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.fixture
+def at_home(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("EKD_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("ekd.source.SETTLED_NS", 0)
+    return tmp_path / "home"
+
+
+def test_every_byte_of_every_file_decides_the_identity(tmp_path, at_home):
+    """Not its first and last MiB only, and not safetensors only; also template, tokenizer and generation settings."""
+    folder = saved(tmp_path / "model", max_shard_size="40KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1 and (folder / "chat_template.jinja").exists()
+    torch.save(load_model("tiny").state_dict(), folder / "pytorch_model.bin")
+    for name in ("weights.pt", "weights.gguf", "weights.pth", "original.safetensors"):
+        (folder / name).write_bytes(bytes(3 * 2**20))
+    seen = {identity(str(folder))["revision"]}
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        if file.suffix == ".json":  # it has to stay JSON
+            file.write_bytes(whole.replace(b"{", b"{ ", 1))
+        else:
+            flip(file)
+        revision = identity(str(folder))["revision"]
+        assert revision not in seen, f"{file.name} may change unseen"
+        seen.add(revision)
+        file.write_bytes(whole)
+    (folder / "README.md").write_text("for people")
+    assert identity(str(folder))["revision"] in seen
+
+
+def test_adapters_are_as_much_as_what_they_are_put_on(tmp_path, at_home):
+    peft = pytest.importorskip("peft")
+    base = saved(tmp_path / "base")
+    model = peft.get_peft_model(load_model(str(base)), peft.LoraConfig(r=2, target_modules="all-linear"))
+    model.save_pretrained(tmp_path / "adapter")
+    before = identity(str(tmp_path / "adapter"))
+    assert before["vocab"] == 272
+    flip(base / "model.safetensors")
+    after = identity(str(tmp_path / "adapter"))
+    flip(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len({before["revision"], after["revision"], identity(str(tmp_path / "adapter"))["revision"]}) == 3
+
+
+def test_a_file_is_digested_once_and_a_damaged_cache_costs_time_only(tmp_path, at_home, monkeypatch):
+    folder = saved(tmp_path / "model")
+    first = identity(str(folder))
+    read = []
+    monkeypatch.setattr("ekd.source.digest", lambda file: read.append(file) or digest(file))
+    assert identity(str(folder)) == first and not read
+    flip(folder / "model.safetensors")
+    assert identity(str(folder)) != first and [file.name for file in read] == ["model.safetensors"]
+    (at_home / "digests.json").write_text('{"half')
+    flip(folder / "model.safetensors")
+    assert identity(str(folder)) == first
+    monkeypatch.setattr("ekd.source.SETTLED_NS", 10**18)  # what was written just now is not trusted to the clock
+    flip(folder / "model.safetensors")
+    read.clear()
+    assert identity(str(folder)) == identity(str(folder)) != first and len(read) == 2
+
+
+def test_a_conversion_is_complete_or_made_again(tmp_path, at_home, monkeypatch):
+    """By whatever name, it is ours: half of one, by a kill or a full disk, is never loaded."""
+    made = []
+    monkeypatch.setattr("ekd.source._convert", lambda gguf, folder: made.append(gguf) or saved(folder))
+    gguf = tmp_path / "some.gguf"
+    gguf.write_bytes(b"GGUF")
+    folder = Path(source(str(gguf)))
+    assert load_model(str(gguf)) is not None and len(made) == 1
+    (folder / "model.safetensors").write_bytes(b"half")
+    (folder.parent / ".killed.aside").mkdir()
+    assert load_model(str(gguf)) is not None and len(made) == 2
+    assert not (folder.parent / ".killed.aside").exists()
+    flip(folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_model(str(gguf))

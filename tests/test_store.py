@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from ekd.store import manifest
+from ekd import files
 from ekd.store.repair import verify
 from ekd.store.store import Store
 
@@ -208,7 +208,7 @@ def test_dying_at_any_step_of_an_append_loses_nothing_finished(tmp_path, step):
 
 def test_an_append_has_four_steps():
     """Shard, its folder, manifest, its folder: `step` above covers them all."""
-    assert Path(manifest.__file__).read_text().count("os.fsync(") == 2  # in replace and in sync, which replace calls
+    assert Path(files.__file__).read_text().count("os.fsync(") == 2  # in replace and in sync, which replace calls
 
 
 def test_ten_kills_at_random_moments():

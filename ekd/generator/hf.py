@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ekd.exam import Exam, Solver
+from ekd.files import digest
 from ekd.model import load_model, pick_device
 from ekd.source import identity
 
@@ -69,9 +69,6 @@ class HF:
 
 
 def _digest(checkpoint: Path) -> str:
-    """Of its last MiB: a checkpoint is a zip file, which ends with the checksums of all that it holds."""
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}; a run's are in RUN/checkpoints")
-    with checkpoint.open("rb") as file:
-        file.seek(max(0, checkpoint.stat().st_size - 2**20))
-        return hashlib.sha256(file.read()).hexdigest()[:16]
+    return digest(checkpoint)[:16]

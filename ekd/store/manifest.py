@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
+from ekd.files import replace
 from ekd.outside import check_plain
 
 VERSION = 1
@@ -86,28 +86,3 @@ def checksum(manifest: dict[str, Any]) -> str:
 
 def damaged(path: Path, why: str) -> Damaged:
     return Damaged(f"{path} is damaged ({why}): `python -m ekd.store repair {path.parent}` rebuilds it from the shards")
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file so that, whatever happens, the old or the new one is there, whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # of a killed writer; a link that somebody put there would be written through
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # on a full disk every byte counts
-        raise
-    sync(path.parent)
-
-
-def sync(folder: Path) -> None:
-    """Make a rename survive a power loss: the folder itself has to reach the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

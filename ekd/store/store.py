@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ekd.files import replace
 from ekd.outside import plain_file
 from ekd.store import manifest as manifests
 from ekd.store.codec import Layout
@@ -205,7 +206,7 @@ def write_shard(folder: Path, parts: Sequence[Part], origin: dict[str, Any]) -> 
     data = assemble(sorted(parts, key=lambda part: part[0][0]), origin)
     name = hashlib.sha256(data).hexdigest()
     file = folder / "shards" / f"{name[:24]}.arrows"
-    manifests.replace(file, data)
+    replace(file, data)
     return entry(file, name, len(parts), sum(about[6] for about, _, _ in parts))
 
 
