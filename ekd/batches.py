@@ -15,10 +15,12 @@ class Batches(Sampler[list[int]]):
     """Batches of like length within a budget of tokens, in a new order each time round; the same for equal seeds.
 
     Every epoch has as many batches as the first pass over the data, cut from one endless stream of passes: Lightning
-    takes the length of an epoch once, and passes differ by a batch or two. `position`: batches of the stream that are
-    done. Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated steps, w ranks see in one; a
-    batch too few for all ranks at the end of a pass is left out. seed None: one pass in the given order, all of it on
-    every rank. packing: a batch is one row, so its lengths add up, and they need not be alike.
+    takes the length of an epoch once, and passes differ by a batch or two. It has a few more where that makes whole
+    steps of `accumulate` batches, because Lightning steps at an epoch's end however few it has seen. `position`:
+    batches of the stream that are done. Rank r of w takes batches r, r + w, ...: what one rank sees in w accumulated
+    steps, w ranks see in one; a batch too few for all ranks at the end of a pass is left out. seed None: one pass in
+    the given order, all of it on every rank. packing: a batch is one row, so its lengths add up, and they need not be
+    alike.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class Batches(Sampler[list[int]]):
         max_tokens: int,
         packing: bool = False,
         seed: int | None = None,
+        accumulate: int = 1,
         position: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -39,8 +42,9 @@ class Batches(Sampler[list[int]]):
             )
         self.lengths, self.max_tokens, self.packing, self.seed = lengths, max_tokens, packing, seed
         self.position, self.rank, self.world = position, rank, world
-        self.size = len(self.plan(0))
-        if not self.size:
+        first = len(self.plan(0))
+        self.size = first if seed is None else -(-first // accumulate) * accumulate
+        if not first:
             raise ValueError(
                 f"there are fewer batches than the {world} ranks: lower data.max_tokens, or trace more problems"
             )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ekd.answers import Answer, read
 from ekd.marks import Row, by_problem, share
 from ekd.report.marks import table
-from ekd.statistics import Difference, difference
+from ekd.statistics import LEVEL, Difference, difference, told_apart
 
 SHOWN = 20  # flipped problems on the screen; all are in the file
 
@@ -90,8 +90,16 @@ def rows(found: Comparison, missing: int = 0) -> list[Row]:
         ("p", f"{change.p:.3g} ({change.test})"),
         ("flipped", f"{gained} better in B, {len(found.flips) - gained} better in A"),
     ]
-    sure = "B is better" if change.low > 0 else "A is better" if change.high < 0 else "no difference that these show"
-    return [*view, ("in words", sure)]
+    return [*view, ("in words", words(change))]
+
+
+def words(change: Difference) -> str:
+    """By the rule that the report goes by, too."""
+    if told_apart(change.p, change.low, change.high):
+        return "B is better" if change.value > 0 else "A is better"
+    halves = change.p < 1 - LEVEL, not change.low <= 0 <= change.high
+    why = "; its p and its interval do not agree" if any(halves) else ""
+    return f"not told apart{why}"
 
 
 def plain(found: Comparison, a: Path, b: Path) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class TraceData(L.LightningDataModule):
             max_tokens=self.max_tokens,
             packing=self.packing,
             seed=self.seed,
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
             position=self.done,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,

@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ PACKAGE = Path(__file__).parent
 # A wheel carries conf/ inside the package; a checkout has it beside.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 
+LAUNCHED = "EKD_LAUNCHED"  # an environment variable: a launcher's processes and a run's ranks inherit it
+
 # Nested dataclasses must arrive as themselves, not as DictConfigs without methods: see DESIGN, traps.
 build: Callable[..., Any] = partial(hydra.utils.instantiate, _convert_="all")
 
@@ -43,6 +46,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
     register()
     _check_secrets()
     _check_keys(name)
+    os.environ.setdefault(LAUNCHED, datetime.now(timezone.utc).isoformat(timespec="seconds"))  # of all cells of a sweep
 
     code = 0
 
@@ -133,6 +137,7 @@ def provenance() -> dict[str, Any]:
     changed = git("status", "--porcelain", "--untracked-files=no", "--", str(PACKAGE), str(CONF))
     return {
         "command": sys.argv,
+        "launched": os.environ.get(LAUNCHED),  # when, UTC: alike in all cells that one command started
         "ekd": version("ekd"),
         "code": code.hexdigest()[:16],  # of ekd's own sources, committed or not
         "commit": git("rev-parse", "HEAD"),

@@ -26,6 +26,10 @@ class Interrupt(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         signal.signal(signal.SIGINT, self._former)
 
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        if self._former is not None:  # the next cell of a sweep has a Ctrl-C of its own
+            signal.signal(signal.SIGINT, self._former)
+
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         # Within an optimizer step a partly accumulated gradient would be lost, so its end is waited for.
         stepped, self._step = trainer.global_step != self._step, trainer.global_step

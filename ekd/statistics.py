@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import comb, sqrt
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-Z = NormalDist().inv_cdf(0.975)
+LEVEL = 0.95
 DRAWS = 10_000  # of a bootstrap: its ends then move by about 0.01 of the interval's width from seed to seed
 
 
@@ -26,11 +26,27 @@ class Difference(NamedTuple):
     test: str
 
 
-def wilson(correct: float, n: float, z: float = Z) -> Interval:
+def told_apart(p: float | None, low: float | None, high: float | None) -> bool:
+    """The one rule for "better" and "worse": the test and the interval both say so. None: too few to say.
+
+    A method whose interval is not the inverse of its test (McNemar's and Agresti and Min's; a bootstrap and a flip of
+    signs) may have one without the other, which is no finding. What is not told apart is not shown to be equal.
+    """
+    return p is not None and low is not None and high is not None and p < 1 - LEVEL and (low > 0 or high < 0)
+
+
+def wilson(correct: float, n: int) -> Interval:
     """The score interval of a binomial share (Wilson 1927): good at small n and near 0 and 1, where AIME lives."""
     if n <= 0:
         return Interval(0.0, 1.0)
-    share = correct / n
+    if not float(correct).is_integer():  # votes that are shared between answers
+        return _score(correct / n, n, float(stats.norm.ppf((1 + LEVEL) / 2)))
+    found = stats.binomtest(int(correct), n).proportion_ci(LEVEL, "wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def _score(share: float, n: float, z: float) -> Interval:
+    """Wilson's interval for what is not a count: n answers' worth, and z standard errors to each side."""
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
@@ -49,9 +65,8 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     low, high = bootstrap(x, seed)
     mean, variance = float(x.mean()), float(x.var(ddof=1)) / len(x)
     if variance == 0:
-        return wilson(mean * len(x), len(x))
-    worth = mean * (1 - mean) / variance
-    score = wilson(mean * worth, worth, t_quantile(len(x) - 1))
+        return wilson(float(x.sum()), len(x))
+    score = _score(mean, mean * (1 - mean) / variance, float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 1)))
     return Interval(min(low, score.low), max(high, score.high))
 
 
@@ -61,20 +76,9 @@ def bootstrap(x: np.ndarray, seed: int = 0) -> Interval:
     random = np.random.default_rng(seed)
     per = max(1, 4_000_000 // n)  # draws at a time: 32 MB
     means = [x[random.integers(0, n, (min(per, DRAWS - at), n))].mean(1) for at in range(0, DRAWS, per)]
-    level = NormalDist().cdf(-sqrt(n / (n - 1)) * t_quantile(n - 1))
+    level = stats.norm.cdf(-sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1))
     low, high = np.quantile(np.concatenate(means), [level, 1 - level])
     return Interval(float(low), float(high))
-
-
-def t_quantile(freedom: int, z: float = Z) -> float:
-    """Student's t at the probability where a normal variable has z (Cornish and Fisher's expansion, four terms)."""
-    terms = [
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    ]
-    return sum(term / freedom**power for power, term in enumerate(terms))
 
 
 def pass_at(k: int, n: int, correct: int) -> float:
@@ -105,14 +109,13 @@ def difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Differe
 
 def mcnemar(won: int, lost: int) -> float:
     """Two-sided and exact: the pairs that differ are tosses of a fair coin."""
-    n, fewer = won + lost, min(won, lost)
-    return min(1.0, 2 * sum(comb(n, i) for i in range(fewer + 1)) / 2**n)
+    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def _agresti_min(won: int, lost: int, n: int) -> Interval:
     b, c, total = won + 0.5, lost + 0.5, n + 2
     middle = (b - c) / total
-    half = Z * sqrt((b + c) - (b - c) ** 2 / total) / total
+    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * sqrt((b + c) - (b - c) ** 2 / total) / total
     return Interval(max(-1.0, middle - half), min(1.0, middle + half))
 
 

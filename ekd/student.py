@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 
 from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
+from ekd.guard import check_kl, check_step, gradient_norm
 from ekd.head import TAILS, Head, check_head, distill, head_of, stats
 from ekd.lora import Lora
 from ekd.model import check_borders, load_model, skeleton
 from ekd.rows import at_temperature, kl, kl_of_draws, valid, where
 from ekd.schedule import set_rate, spread
 from ekd.source import identity
-from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
+from ekd.types import Batch, Importance, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
 
 HARD_ROWS = ("end", "all", "none")
 
@@ -32,7 +33,8 @@ class Student(L.LightningModule):
     adapters only. compile: the decoder through torch.compile. optimizer: parameters -> optimizer.
 
     schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. supervised_tokens:
-    the run ends after learning from so many, and the schedule runs over them; None: over the steps. temperature,
+    the run ends after learning from so many, and the schedule runs over them; None: over the steps. grad_limit: a
+    longer gradient, before it is clipped, stops the run; None: only one that is not finite. temperature,
     alpha_ce, tail, head_mb: see `ekd.head.distill`. hard_rows: which rows without a teacher distribution are priced by
     cross entropy: end (the end token, so that the student learns to stop), all or none.
     """
@@ -64,9 +66,10 @@ class Student(L.LightningModule):
         schedule: str,
         warmup: float,
         supervised_tokens: int | None,
+        grad_limit: float | None,
     ) -> None:
         super().__init__()
-        check_values(temperature, alpha_ce, tail, hard_rows, warmup, supervised_tokens)
+        check_values(temperature, alpha_ce, tail, hard_rows, warmup, supervised_tokens, grad_limit)
         if quantize and lora is None:
             raise ValueError(
                 f"student.quantize={quantize} freezes the weights, so something else has to learn: student=qlora"
@@ -78,7 +81,7 @@ class Student(L.LightningModule):
         self.signal, self.selector, self.loss = signal, selector, loss
         self.pricing = dict[str, Any](temperature=temperature, alpha_ce=alpha_ce, tail=tail, budget_mb=head_mb)
         self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
-        self.supervised_tokens = supervised_tokens
+        self.supervised_tokens, self.grad_limit = supervised_tokens, grad_limit
         self.model: PreTrainedModel | None = None
         self.tally = torch.zeros(6)  # of this rank since the last step; see `_count`. No buffer: DDP would overwrite it
         self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far, on all ranks ...
@@ -89,7 +92,9 @@ class Student(L.LightningModule):
         self.before: dict[str, float] = {}  # what validation found of the untrained student; kept in checkpoints
         self.minutes = 0.0  # of earlier parts of this run
         self.diagnostics = Diagnostics(model, trust_remote_code)
-        self.val_metrics = torch.nn.ModuleDict({name: MeanMetric() for name in ("kl", "agreement", "ce", "entropy")})
+        # by default a mean leaves out what is no number, and a lost student would look like a short validation
+        means = {name: MeanMetric(nan_strategy="disable") for name in ("kl", "agreement", "ce", "entropy")}
+        self.val_metrics = torch.nn.ModuleDict(means)
 
     def load(self) -> PreTrainedModel:
         """The untrained student."""
@@ -242,31 +247,42 @@ class Student(L.LightningModule):
         return known._replace(student=stats(inner, head, known.teacher_ids, budget_mb=self.pricing["budget_mb"]))
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
-        """The one place of reduction: gradients of a sum become those of a mean over all weight that was paid for.
+        """The one place of reduction: gradients of a sum become those of a mean over all weight that was paid for, or
+        over all rows where weights are importance weights (see `_count`).
 
         Lightning averages over accumulated micro-batches and ranks; that is undone and the true total divided by.
         """
         tally = self.trainer.strategy.reduce(self.tally.to(self.device), reduce_op="sum")
         assert isinstance(tally, Tensor)
-        weight, price, supervised, offered, chosen, valid = tally.unbind()
-        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / weight.clamp_min(1e-12)
+        whole, price, supervised, offered, chosen, valid = tally.unbind()
+        loss = price / whole.clamp_min(1e-12)
+        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / whole.clamp_min(1e-12)
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor.to(parameter.grad.dtype))
+        norm = gradient_norm(self.parameters())
+        check_step(self.trainer, float(loss), float(norm), self.grad_limit)
         if self.supervised_tokens is not None:  # the rate in the middle of the tokens that this step learns from
             set_rate(self.lr_schedulers(), int(self.supervised) + int(supervised) // 2)
         self.supervised += supervised.long()
         self.offered += offered.long()
-        self.log("train/loss", price / weight.clamp_min(1e-12), prog_bar=True, batch_size=1)
+        self.log("train/loss", loss, prog_bar=True, batch_size=1)
+        self.log("train/gradient_norm", norm, batch_size=1)
         self.log("train/selected", chosen / valid.clamp_min(1), batch_size=1)
         self.log("train/supervised_tokens", self.supervised.float(), batch_size=1)
         self.tally = torch.zeros_like(tally)
 
     def _count(self, total: Tensor, weight: Tensor, rows: Rows) -> Tensor:
-        """(6,) of one micro-batch: weight, price, rows supervised, rows offered; of the valid those chosen, and all."""
+        """(6,) of one micro-batch: what divides, price, rows supervised, rows offered; of the valid those chosen, and
+        all. The weight that was paid for divides, unless the selector's are importance weights: these make a *sum*
+        right on average, so its own number of rows divides, and each scored row stands for one.
+        """
         paid = weight > 0
+        whole = weight
+        if isinstance(self.selector, Importance) and self.selector.importance:
+            whole = torch.where(rows.valid, 1.0, weight)
         counts = [paid.sum(), torch.tensor(len(paid), device=paid.device), (paid & rows.valid).sum(), rows.valid.sum()]
-        return torch.stack([weight.sum(), total.to(weight.dtype), *(count.to(weight.dtype) for count in counts)])
+        return torch.stack([whole.sum(), total.to(weight.dtype), *(count.to(weight.dtype) for count in counts)])
 
     def on_validation_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -294,6 +310,10 @@ class Student(L.LightningModule):
             self.diagnostics.update(known, values["kl"], self.signal, self.selector)
 
     def on_validation_epoch_end(self) -> None:
+        kl = self.val_metrics["kl"]
+        assert isinstance(kl, MeanMetric)
+        if kl.weight > 0:  # else no row has a teacher, and there is nothing to measure
+            check_kl(self.trainer, float(kl.compute()))
         self.log_dict(self.diagnostics.compute(), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -310,7 +330,13 @@ class Student(L.LightningModule):
 
 
 def check_values(
-    temperature: float, alpha_ce: float, tail: str, hard_rows: str, warmup: float, supervised_tokens: int | None
+    temperature: float,
+    alpha_ce: float,
+    tail: str,
+    hard_rows: str,
+    warmup: float,
+    supervised_tokens: int | None,
+    grad_limit: float | None,
 ) -> None:
     """Raises ValueError, a sentence with the value and what is allowed."""
     if temperature <= 0:
@@ -325,3 +351,5 @@ def check_values(
         raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {warmup}")
     if supervised_tokens is not None and supervised_tokens < 1:
         raise ValueError(f"student.supervised_tokens is 1 or more, or null, not {supervised_tokens}")
+    if grad_limit is not None and not grad_limit > 0:
+        raise ValueError(f"student.grad_limit (norm of the gradient) is more than 0, or null, not {grad_limit}")

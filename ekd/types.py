@@ -166,6 +166,17 @@ class NeedsDensity(Protocol):
 
 
 @runtime_checkable
+class Importance(Protocol):
+    """A selector whose weights may be importance weights: right on average as a sum over rows, 1 a row.
+
+    Such a step is divided by the number of rows that were scored. By the weight that happened to be drawn it would be
+    a ratio of two sums that move together, which is not right on average.
+    """
+
+    importance: bool
+
+
+@runtime_checkable
 class Learns(Protocol):
     """A signal or selector that is told what the rows it was shown cost, before the optimizer steps."""
 

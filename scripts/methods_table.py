@@ -48,6 +48,9 @@ None looks at a model. Those with a *memory* keep it in buffers: checkpoints car
 it had never stopped. Weights are never negative, carry no gradient, and each sequence keeps one row at least.
 The published bandit is `signal=bandit` with `topk` or `threshold` here, and the control without a teacher is
 `experiment=teacher_free`.
+
+A bucket takes both its ends, so equal scores are all in or all out: of a signal of few values (`teacher_accepts`) the
+70th to 80th percentile may be half of the rows. Its control is random at the share that was *taken*, as the run says.
 """
 LOSSES = """\
 ## Losses: what a chosen row costs

@@ -102,7 +102,7 @@ def test_ids_in_the_page_are_unique(page):
 def test_where_nothing_matters_no_difference_is_said(tmp_path):
     text = re.sub(r"</?code>", "", sweep_page(write_sweep(tmp_path, truth=flat_truth, rng=3)).read_text())
     assert "at this size, none is shown to be better or worse" in text
-    assert "bucket_70_80 is not different from random_10 at this size: difference" in text
+    assert "bucket_70_80 is not told apart from random_10 at this size: difference" in text
     assert "is not shown (Friedman&#39;s test" in text
 
 
@@ -370,3 +370,44 @@ def test_a_method_is_brought_forward_with_the_keyboard(browser, page):  # noqa: 
     assert browser.execute_script(dim % "bucket_70_80") > 0
     assert browser.execute_script("return [...document.querySelectorAll('svg.figure')].every(s => s.ariaLabel)")
     assert browser.execute_script("return [...document.querySelectorAll('table')].every(t => t.caption && t.tHead)")
+
+
+def relaunched(path: Path, seeds: range, **changes: object) -> None:
+    for file in path.rglob("metrics.json"):
+        content = json.loads(file.read_text())
+        if content["config"]["seed"] in seeds:
+            file.write_text(json.dumps(content | changes))
+
+
+def test_seeds_of_another_launch_are_said_with_their_dates(tmp_path):
+    write_sweep(tmp_path, seeds=range(6), launched="2026-03-01T10:00:00+00:00")
+    assert "launches" not in said(sweep_page(tmp_path))
+    relaunched(tmp_path, range(3, 6), launched="2026-03-02T09:30:00+00:00")
+    text = said(sweep_page(tmp_path))
+    assert (
+        "The seeds come from 2 launches (seeds 0, 1, 2 on 2026-03-01 10:00 UTC; seeds 3, 4, 5 on 2026-03-02 09:30 UTC)"
+        in text
+    )
+    file = next(tmp_path.rglob("vanilla/seed_3/metrics.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"launched": "2026-03-01T10:00:00+00:00"}))
+    assert "seeds 0, 1, 2, 3 on 2026-03-01" in said(sweep_page(tmp_path)), "the first launch had begun with it"
+
+
+def test_runs_that_do_not_say_when_are_told_apart_by_their_commands(tmp_path):
+    write_sweep(tmp_path, seeds=range(4), command=["train", "-m", "seed=0,1,2"])
+    assert "launches" not in said(sweep_page(tmp_path))
+    relaunched(tmp_path, range(3, 4), command=["train", "-m", "seed=3"])
+    assert "2 launches (seeds 0, 1, 2 by a command of their own; seed 3 by" in said(sweep_page(tmp_path))
+
+
+def test_a_control_that_takes_another_share_is_said(tmp_path):
+    """Scores of which half are 0: the band between two quantiles of 0 takes all of them."""
+    write_sweep(tmp_path, methods=["vanilla", "random_10", "bucket_20_30", "bucket_70_80"])
+    for file in tmp_path.rglob("bucket_20_30/*/metrics.json"):
+        content = json.loads(file.read_text())
+        content["figures"]["train"]["selected"] = 0.5
+        file.write_text(json.dumps(content))
+    text = re.sub(r"</?code>", "", said(sweep_page(tmp_path)))
+    assert "bucket_20_30 took 50.0% of the tokens and its control random_10 10.0%" in text
+    assert "selector=random selector.k_percent=50" in text
+    assert text.count("its control") == 1

@@ -37,7 +37,7 @@ def student(**changes) -> Student:
         "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(),
         "temperature": 1.0, "alpha_ce": 0.0, "tail": "bucket", "hard_rows": "end", "head_mb": 1.0,
         "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0,
-        "supervised_tokens": None,
+        "supervised_tokens": None, "grad_limit": 1e4,
     }  # fmt: skip
     made = Student(**(values | changes))
     made.configure_model()
@@ -222,6 +222,7 @@ def test_at_a_temperature_a_cut_row_still_sums_to_one():
         ({"hard_rows": "some"}, "one of end, all, none"),
         ({"tail": "short"}, "one of bucket, renormalise, truncate"),
         ({"warmup": 5}, "0 to 1, not 5"),
+        ({"grad_limit": 0}, "more than 0, or null, not 0"),
     ],
 )
 def test_wrong_values_are_refused_in_a_sentence(wrong, said):

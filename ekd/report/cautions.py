@@ -29,6 +29,8 @@ SHOWN = 4  # names before "and more"
 def cautions(section: Section, main: Result) -> list[str]:
     return [
         *_seeds(section, main),
+        *_added(section),
+        *_shares(section),
         *_tokens(section),
         *_falling(section.cells),
         *_code(section.cells),
@@ -57,12 +59,44 @@ def _seeds(section: Section, main: Result) -> Iterator[str]:
         yield f"Not every method has every seed ({some(short)}): each comparison uses the seeds that both have."
 
 
-def _tokens(section: Section) -> Iterator[str]:
-    seen = {name: mean(_supervised(cell) for cell in section.of(name)) for name in section.methods}
+def _added(section: Section) -> Iterator[str]:
+    """Seeds that were started by another command than the first: nothing here says why, so it is asked."""
+    first = {seed: min(_launch(cell) for cell in section.cells if cell.seed == seed) for seed in section.seeds}
+    groups = [[seed for seed in section.seeds if first[seed] == launch] for launch in sorted(set(first.values()))]
+    if len(groups) < 2:
+        return
+    spelled = "; ".join(f"seed{'s' * (len(g) > 1)} {some([str(s) for s in g])} {_when(first[g[0]])}" for g in groups)
+    yield (
+        f"The seeds come from {len(groups)} launches ({spelled}). If later ones were added after looking at the "
+        "earlier, chance alone shows a difference about twice as often as the p values say (docs/study.md)."
+    )
+
+
+def _launch(cell: Cell) -> tuple[str, str]:
+    """When its command was started; of runs that do not say, the command itself."""
+    launched = str(cell.made.get("launched") or "")
+    return launched, "" if launched else " ".join(map(str, cell.made.get("command") or ()))
+
+
+def _when(launch: tuple[str, str]) -> str:
+    return f"on {launch[0][:16].replace('T', ' ')} UTC" if launch[0] else "by a command of their own"
+
+
+def _shares(section: Section) -> Iterator[str]:
+    """A name promises a share; scores with ties (and short sequences) take another."""
+    taken = {name: mean(cell.figures["train"]["selected"] for cell in section.of(name)) for name in section.methods}
     for name in section.methods:
         control = matched_random(name, section.methods) if selects(name) else None
-        if control and not 1 / UNEQUAL < (seen[name] + 1e-9) / (seen[control] + 1e-9) < UNEQUAL:
-            yield f"{name} learned from {seen[name]:,.0f} tokens and its control {control} from {seen[control]:,.0f}."
+        if control and not 1 / UNEQUAL < (taken[name] + 1e-9) / (taken[control] + 1e-9) < UNEQUAL:
+            yield (
+                f"{name} took {100 * taken[name]:.1f}% of the tokens and its control {control} "
+                f"{100 * taken[control]:.1f}%, so they are not of the same share, whatever this page calls them; the "
+                f"control to judge it by is selector=random selector.k_percent={100 * taken[name]:.3g}."
+            )
+
+
+def _tokens(section: Section) -> Iterator[str]:
+    seen = {name: mean(_supervised(cell) for cell in section.of(name)) for name in section.methods}
     low, high = min(seen, key=lambda name: seen[name]), max(seen, key=lambda name: seen[name])
     if seen[high] > UNEQUAL * seen[low]:
         what = (

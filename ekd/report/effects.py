@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from ekd.statistics import LEVEL, told_apart
+
 Table = Mapping[str, Mapping[int, float]]
-LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
@@ -47,12 +48,12 @@ class Comparison(NamedTuple):
     @property
     def found(self) -> bool:
         """A difference that survives the correction."""
-        return self.corrected is not None and self.corrected < 1 - LEVEL
+        return told_apart(self.corrected, self.low, self.high)
 
     @property
     def hinted(self) -> bool:
         """A difference that would count had it been the only comparison."""
-        return not self.found and self.p is not None and self.p < 1 - LEVEL
+        return not self.found and told_apart(self.p, self.low, self.high)
 
 
 def estimate(values: Sequence[float]) -> Estimate:

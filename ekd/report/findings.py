@@ -34,7 +34,7 @@ def findings(section: Section, results: Sequence[Result]) -> Findings:
 
 
 def sentence(result: Result, c: Comparison) -> str:
-    """bucket_70_80 is not different from random_10 at this size: difference +0.02 nats [−0.05, 0.09], 3 seeds."""
+    """bucket_70_80 is not told apart from random_10 at this size: difference +0.02 nats [−0.05, 0.09], 3 seeds."""
     numbers = f"difference {result.show(c.difference, True)} {_unit(result)}"
     if c.low is None or c.high is None or c.p is None or c.corrected is None:
         why = "one seed" if c.n == 1 else f"{c.n} seeds, all exactly alike"
@@ -48,7 +48,7 @@ def sentence(result: Result, c: Comparison) -> str:
             f"{c.method} may be {word} than {c.control}: {numbers}, p {chance(c.p)} alone but {chance(c.corrected)} "
             f"after correction for {len(result.tested)} comparisons, so this sweep does not show it."
         )
-    return f"{c.method} is not different from {c.control} at this size: {numbers}."
+    return f"{c.method} is not told apart from {c.control} at this size: {numbers}."
 
 
 def chance(p: float) -> str:
@@ -135,7 +135,7 @@ def _against(main: Result, what: str, comparisons: Sequence[Comparison]) -> list
         )
     rest = [c for c in others if not c.found and not c.hinted]
     if rest:
-        said.append(f"Not different from {name} at this size: {_listed(main, rest)}.")
+        said.append(f"Not told apart from {name} at this size: {_listed(main, rest)}.")
     return said
 
 
@@ -201,7 +201,7 @@ def _limits(section: Section, main: Result) -> list[str]:
         said.append(
             f"A paired difference {what} is known to ±{main.show(median(alone))} {_unit(main)} on its own, and to be "
             f"the first shown of {family} comparisons it has to be about {main.show(median(needed))} (medians): "
-            "smaller ones are seldom seen, and “not different” is no proof that two methods are equal."
+            "smaller ones are seldom seen, and “not told apart” is no proof that two methods are equal."
         )
         said.append(
             "The correction is for the comparisons of one metric. Other metrics and Friedman's test stand beside it: "

@@ -16,7 +16,9 @@ class Bucket:
         w_t = [Q(lower) <= s_t <= Q(upper)],  Q linear between ranks
 
     A sequence with no row in between (a short one) keeps the row nearest to the middle of the two,
-    the earliest in doubt. With `scope="batch"` the percentiles are those of all rows of the batch.
+    the earliest in doubt. Ties are all in or all out: a band inside a half of equal scores takes that half, not its
+    tenth. Runs and reports say the share that was taken, which is the one a random control needs. With `scope="batch"`
+    the percentiles are those of all rows of the batch.
 
     Source: the EKD project's README (selector "bucket").
     """

@@ -18,7 +18,7 @@ class Sampled(nn.Module):
         uncorrected:  w_t = n draws_t / K,       so that E w_t = n P_t: the expected loss is weighted by the score
 
     with P_t = max(s_t, eps)^alpha / sum. These are the papers' weights 1/(n K P) and 1/K times n: the Student divides
-    by the total weight, so a sequence's total must be n in expectation for long and short ones to count as with
+    by the number of rows (`importance`; uncorrected weights sum to it), so that long and short sequences count as with
     vanilla. The step is a buffer: a resumed run draws what it would have drawn. Ranks draw differently.
 
     Source: Pos RS-KD and Pos RS-KD* of Tavor et al. 2026 (SE-KD), arXiv 2602.01395, appendix A.
@@ -36,6 +36,10 @@ class Sampled(nn.Module):
             )
         self.k_percent, self.alpha, self.eps, self.corrected, self.seed = k_percent, alpha, eps, corrected, seed
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    @property
+    def importance(self) -> bool:
+        return self.corrected
 
     def forward(self, score: Tensor, sequence: Tensor) -> Tensor:
         """(R,), (R,) -> weight (R,), 0 where never drawn."""

@@ -1,0 +1,57 @@
+"""A step that has gone wrong stops the run in a sentence: clipped to length 1 it would look like any other step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+
+def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> Tensor:
+    """The length of the whole gradient, before it is clipped."""
+    return get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def check_step(trainer: Trainer, loss: float, norm: float, limit: float | None) -> None:
+    """Before the optimizer moves. Raises ValueError with the step, the value and the ways out."""
+    wrong, way = "", ""
+    if not math.isfinite(loss):
+        wrong = f"the loss is {loss}"
+    elif not math.isfinite(norm):
+        wrong = "" if _tries_again(trainer) else f"the gradient's norm is {norm}"
+    elif limit is not None and norm > limit:
+        wrong = f"the gradient's norm is {norm:.3g}, beyond student.grad_limit={limit:g}"
+        way = "; student.grad_limit=null lets it pass, cut down to trainer.gradient_clip_val"
+    if wrong:
+        raise ValueError(
+            f"step {trainer.global_step + 1}: {wrong}, and the student would learn nothing more; lower "
+            f"student.optimizer.lr, raise student.warmup, or take another loss or student.temperature{way}"
+            f"{_kept(trainer)}"
+        )
+
+
+def check_kl(trainer: Trainer, kl: float) -> None:
+    """After a validation: weights may be lost in the last step of a run, too."""
+    if not math.isfinite(kl):
+        raise ValueError(
+            f"after step {trainer.global_step} the held-out KL is {kl}: the student's weights are no numbers any more; "
+            f"lower student.optimizer.lr or raise student.warmup{_kept(trainer)}"
+        )
+
+
+def _tries_again(trainer: Trainer) -> bool:
+    """Under 16-mixed a gradient may overflow: the step is left out and the scale halved, until that is small, too."""
+    plugin = trainer.precision_plugin
+    return isinstance(plugin, MixedPrecision) and plugin.scaler is not None and plugin.scaler.get_scale() >= 1
+
+
+def _kept(trainer: Trainer) -> str:
+    callback = trainer.checkpoint_callback
+    last = callback.last_model_path if isinstance(callback, ModelCheckpoint) else ""
+    return f" (what there was before is kept: {last})" if last else ""
