@@ -11,6 +11,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from ekd.files import acquire
+from ekd.outside import check_plain
 
 Key = tuple[str, int]  # (problem_id, sample)
 
@@ -69,6 +70,7 @@ def mend(path: Path) -> None:
 
 def read(path: Path) -> dict[Key, Answer]:
     """Complete lines only. Raises ValueError, with the line's number, for one that is not an answer."""
+    check_plain(path)
     content = path.read_bytes() if path.exists() else b""
     answers: dict[Key, Answer] = {}
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from ekd.door import door
+from ekd.fence import check_run
+from ekd.outside import read_json
 
 FORMATS = ("hf", "gguf", "ollama")
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 DTYPES = (None, "float32", "bfloat16", "float16")
+NEEDS = ("gguf", "sentencepiece", "mistral-common", "protobuf")  # packages of convert_hf_to_gguf.py, beside ours
 WAY_OUT = (
     "a GGUF is written by llama.cpp's own convert_hf_to_gguf.py, which knows every model family: "
     "git clone --depth 1 https://github.com/ggml-org/llama.cpp, then converter=llama.cpp/convert_hf_to_gguf.py"
@@ -30,10 +33,14 @@ def main(config: DictConfig) -> int:
         if config[key] not in allowed:
             raise ValueError(f"{key} is one of {', '.join(str(a or 'null') for a in allowed)}, not {config[key]!r}")
     converter = None if config.format == "hf" else find(config.converter)
+    if config.format != "hf":
+        check_code(run / "student")
     out = Path(config.out or run / "export" / config.format).expanduser()
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is there already and not empty; give another folder as out=")
     name = re.sub(r"[^a-z0-9._-]+", "-", (config.name or run.resolve().name).lower()).strip("-.")
+    if not name:
+        raise ValueError(f"name={config.name or run.name} leaves no letter, digit or . _ -: give another name=")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as aside:  # complete or absent
         folder = Path(aside) / "hf"
@@ -58,7 +65,18 @@ def finished(run: str | None) -> tuple[Path, dict[str, Any]]:
     folder = Path(run).expanduser()
     if not (folder / "metrics.json").is_file() or not (folder / "student").is_dir():
         raise ValueError(f"run={run} is not a finished training run (no student/ and metrics.json in it)")
-    return folder, json.loads((folder / "metrics.json").read_text())
+    check_run(folder)  # a link in it would publish what it leads to
+    made = read_json(folder / "metrics.json")
+    if not isinstance(made, dict):
+        raise ValueError(f"{folder / 'metrics.json'} is not whole; run the training command again")
+    return folder, made
+
+
+def check_code(student: Path) -> None:
+    """Raises ValueError for a student with code of its own: converters run it unasked."""
+    for file in (student / "config.json", student / "tokenizer_config.json"):
+        if file.is_file() and "auto_map" in read_json(file):
+            raise ValueError(f"{file} names code of the model's own (auto_map), which a converter would run: format=hf")
 
 
 def find(converter: str | None) -> Path:
@@ -77,7 +95,11 @@ def write_hf(student: Path, folder: Path, dtype: str | None, name: str, made: di
     shutil.copytree(student, folder, ignore=shutil.ignore_patterns("adapter"))  # already merged in
     if dtype is not None:
         cast(folder, dtype)
-    (folder / "README.md").write_text(card(name, made), encoding="utf-8")
+    try:
+        text = card(name, made)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"metrics.json does not say what a card says ({error!r}): give another run") from None
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def cast(folder: Path, dtype: str) -> None:
@@ -97,8 +119,16 @@ def convert(converter: Path, folder: Path, file: Path, outtype: str) -> None:
     command = [sys.executable, str(converter), str(folder), "--outfile", str(file), "--outtype", outtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not file.is_file():
+        absent = re.search(r"No module named '([\w.]+)'", done.stderr)
+        if absent:
+            there = {name.lower() for names in packages_distributions().values() for name in names}
+            packages = [package for package in NEEDS if package not in there]
+            wanted = " ".join(packages or [absent[1].partition(".")[0]])
+            raise ValueError(
+                f"{converter} wants packages that are not installed: {sys.executable} -m pip install {wanted}"
+            )
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{converter} failed: {last} (it may want packages of its own: see llama.cpp's requirements/)")
+        raise ValueError(f"{converter} failed: {last}")
 
 
 def write_modelfile(student: Path, folder: Path, gguf: str, made: dict[str, Any]) -> None:
@@ -106,9 +136,17 @@ def write_modelfile(student: Path, folder: Path, gguf: str, made: dict[str, Any]
 
     from ekd.modelfile import modelfile
 
-    text = modelfile(gguf, AutoTokenizer.from_pretrained(student), made["config"]["prompt"]["system"])
+    config = made["config"]
+    text = modelfile(gguf, AutoTokenizer.from_pretrained(student), str(config["prompt"]["system"]), sampling(config))
     (folder / "Modelfile").write_text(text, encoding="utf-8")
     shutil.copy(student / "README.md", folder)
+
+
+def sampling(config: dict[str, Any]) -> dict[str, float]:
+    """As the run's exam drew its answers. Ollama's own penalty of repetition, 1.1, holds for greedy answers, too."""
+    exam = config["exam"]
+    drawn = {"top_p": exam["top_p"]} if exam["temperature"] else {}
+    return {"temperature": exam["temperature"], **drawn, "repeat_penalty": 1.0}
 
 
 if __name__ == "__main__":

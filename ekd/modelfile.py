@@ -8,6 +8,7 @@ A template that is not of this kind gives no TEMPLATE line: Ollama then guesses 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,16 +26,33 @@ class Frames(NamedTuple):
     start: str  # what stands before everything: "", or a BOS token that nobody else adds
 
 
-def modelfile(gguf: str, tokenizer: PreTrainedTokenizerBase, system: str) -> str:
-    """gguf: file name beside the Modelfile. system: the system message of the training, "" for none."""
+def modelfile(gguf: str, tokenizer: PreTrainedTokenizerBase, system: str, sampling: Mapping[str, float]) -> str:
+    """gguf: file name beside the Modelfile. system: the system message of the training, "" for none.
+
+    sampling: how the student was judged; Ollama would take its own defaults otherwise.
+    """
     frames = find_frames(tokenizer)
     lines = [f"FROM ./{gguf}"]
     if frames is not None:
-        lines.append(f'TEMPLATE """{go_template(frames)}"""')
+        lines.append(f"TEMPLATE {quoted('chat template', go_template(frames))}")
         system = system or frames.system or ""
     if system:
-        lines.append(f'SYSTEM """{system}"""')
-    return "\n".join([*lines, f'PARAMETER stop "{tokenizer.eos_token}"', ""])
+        lines.append(f"SYSTEM {quoted('system message', system)}")
+    lines.append(f"PARAMETER stop {quoted('end token', str(tokenizer.eos_token))}")
+    return "\n".join([*lines, *(f"PARAMETER {name} {float(value):g}" for name, value in sampling.items()), ""])
+
+
+def quoted(what: str, text: str) -> str:
+    """A value of a Modelfile. Raises ValueError where it could end before its end: there is no escape character.
+
+    Ollama takes a value as ended at the first line end behind which a quote is closed (its parser/parser.go).
+    """
+    if '"""' in text:
+        raise ValueError(
+            f"the {what} {text[:80]!r} holds three quotes in a row, behind which a Modelfile would go on with other "
+            "directives: export it as format=gguf, and write the Modelfile yourself"
+        )
+    return f'"""{text}"""'
 
 
 def go_template(frames: Frames) -> str:
@@ -51,13 +69,21 @@ def find_frames(tokenizer: PreTrainedTokenizerBase) -> Frames | None:
     try:
         for start in ("", str(tokenizer.bos_token)):
             frames = _guess(tokenizer, start)
-            if frames is not None and all(
-                render(tokenizer, talk, answer=True) == applied(frames, talk) for talk in _conversations()
+            if (
+                frames is not None
+                and literal(frames)
+                and all(render(tokenizer, talk, answer=True) == applied(frames, talk) for talk in _conversations())
             ):
                 return frames
     except TemplateError:  # e.g. a template that refuses system messages
         pass
     return None
+
+
+def literal(frames: Frames) -> bool:
+    """Whether Go's template language takes every frame as it is: none begins one of its actions."""
+    texts = [frames.start, frames.answer, *(text for both in frames.around.values() for text in both)]
+    return not any("{{" in text or text.endswith("{") for text in texts)
 
 
 def applied(frames: Frames, messages: list[Message]) -> str:

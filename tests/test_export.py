@@ -5,19 +5,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import urllib.request
 from pathlib import Path
 
+import fake_sweep
 import pytest
 import torch
+import yaml
 from test_train import ROOT, ekd, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from wire_servers import generations, llama_server
 
+from ekd.export import check_code, finished, sampling
 from ekd.generation import generate
 from ekd.model import load_model, load_tokenizer
 from ekd.modelfile import applied, find_frames, go_template, modelfile, render
+from ekd.report.card import card, code
 
 CONVERTER = os.environ.get("EKD_CONVERTER")  # llama.cpp's convert_hf_to_gguf.py
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "What?"}]
@@ -86,6 +91,83 @@ def test_a_converter_that_fails_leaves_nothing_behind(run: Path) -> None:
     assert not (run / "export" / "ollama").exists()
 
 
+def test_packages_that_the_converter_lacks_are_named_with_the_command(run: Path) -> None:
+    needy = run.parent / "needy.py"
+    needy.write_text("import gguf\nraise ModuleNotFoundError(\"No module named 'mistral_common'\")")
+    done = ekd("export", f"run={run}", "format=gguf", f"converter={needy}", cwd=run.parent)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "-m pip install" in done.stderr and "mistral" in done.stderr
+
+
+# ---- a stranger's run
+
+
+def hostile(folder: Path) -> Path:
+    """What passes for a run, to do harm with."""
+    (folder / "student").mkdir(parents=True)
+    (folder / "student" / "config.json").write_text("{}")
+    (folder / "metrics.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["student/notes.txt", "metrics.json", "student"])
+def test_what_a_link_leads_to_is_not_published(tmp_path: Path, name: str) -> None:
+    bad = hostile(tmp_path / "bad")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "id_rsa").write_text("secret")
+    if (bad / name).is_dir():
+        shutil.rmtree(bad / name)
+    (bad / name).unlink(missing_ok=True)
+    (bad / name).symlink_to(tmp_path / "outside" / ("" if name == "student" else "id_rsa"))
+    with pytest.raises(ValueError, match=r"is a link|not a finished"):
+        finished(str(bad))
+
+
+def test_a_students_own_code_is_not_given_to_a_converter(tmp_path: Path) -> None:
+    bad = hostile(tmp_path / "bad")
+    check_code(bad / "student")
+    (bad / "student" / "config.json").write_text('{"auto_map": {"AutoConfig": "evil.Config"}}')
+    with pytest.raises(ValueError, match="auto_map"):
+        check_code(bad / "student")
+
+
+EVIL = 'a"b`c``d\n---\nlicense: evil\n---\n# Owned <img src=x onerror=alert(1)> | \u2028 </script>\n```\n${x}'
+
+
+def test_nothing_that_a_run_says_becomes_front_matter_or_markup_of_the_card() -> None:
+    made = fake_sweep.made("vanilla", 0, 1.5)
+    made["config"] = json.loads(json.dumps(made["config"])) | {"prompt": {"shots": 0}}
+    made["config"]["teacher"]["mode"] = "generate"
+    for group in ("student", "teacher"):
+        made["config"][group]["model"] = EVIL
+    for group in ("dataset", "selector", "signal", "loss"):
+        made["config"][group]["_target_"] = f"x.{EVIL}"
+    made["config"]["prompt"] |= {"system": EVIL, "instruction": EVIL}
+    made |= {"commit": EVIL, "ekd": EVIL, "command": ["train", EVIL], "versions": {EVIL: EVIL}}
+    made["figures"]["exams"] = {EVIL: MARKS}
+    text = card("name", made)
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert set(front) == {"base_model", "library_name", "pipeline_tag", "tags"}
+    assert front["base_model"] == " ".join(EVIL.split())
+    body = re.sub(r"^(````+)\w*\n.*?^\1$", "", text.split("\n---\n", 1)[1], flags=re.DOTALL | re.MULTILINE)
+    lines = body.splitlines()
+    assert not [line for line in lines if line.startswith(("---", "````", "<"))]
+    assert [line for line in lines if line.startswith("#")] == ["# name", "## How to ask it", "## How it was made"]
+    assert all(line.count("|") - line.count("\\|") == 3 for line in lines if line.startswith("|"))
+
+
+MARKS = {"accuracy": 0.5, "problems": 2, "accuracy_low": 0.1, "accuracy_high": 0.9, "unparseable": 0, "truncated": 0}
+
+
+@pytest.mark.parametrize("text", ["a`b", "`", "``x``", "a\nb", "", "`a"])
+def test_code_in_markdown_is_closed_only_at_its_end(text: str) -> None:
+    made = code(text)
+    marks = made[: len(made) - len(made.lstrip("`"))]
+    assert made.endswith(marks)
+    assert marks not in made[len(marks) : -len(marks)].replace(marks + "`", "") or not text
+    assert "\n" not in made
+
+
 # ---- the Modelfile
 
 LLAMA = (
@@ -126,20 +208,78 @@ def go(template: str, messages: list[dict[str, str]]) -> str:
     return start + "".join(cases[m["role"]].replace("{{ .Content }}", m["content"]) for m in messages) + answer
 
 
-@pytest.mark.parametrize("template", [COUNTS, REFUSES])
+ACTION = "{% for m in messages %}{{ '{{ .System }}' }}[{{ m.role }}]{{ m.content }};{% endfor %}"
+BRACE = "{% for m in messages %}[{{ m.role }}{{ '{' }}{{ m.content }};{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [COUNTS, REFUSES, ACTION, BRACE])
 def test_a_template_without_fixed_frames_is_left_to_ollama(template: str) -> None:
     tokenizer = load_tokenizer("tiny")
     tokenizer.chat_template = template
     assert find_frames(tokenizer) is None
-    text = modelfile("a.gguf", tokenizer, "Be kind.")
-    assert text == 'FROM ./a.gguf\nSYSTEM """Be kind."""\nPARAMETER stop "<|im_end|>"\n'
+    text = modelfile("a.gguf", tokenizer, "Be kind.", {"temperature": 0.0})
+    assert text == 'FROM ./a.gguf\nSYSTEM """Be kind."""\nPARAMETER stop """<|im_end|>"""\nPARAMETER temperature 0\n'
 
 
 def test_the_system_message_of_the_training_wins() -> None:
     tokenizer = load_tokenizer("tiny")
     tokenizer.chat_template = DEFAULT
-    assert 'SYSTEM """Be good."""' in modelfile("a.gguf", tokenizer, "")
-    assert 'SYSTEM """Count."""' in modelfile("a.gguf", tokenizer, "Count.")
+    assert 'SYSTEM """Be good."""' in modelfile("a.gguf", tokenizer, "", {})
+    assert 'SYSTEM """Count."""' in modelfile("a.gguf", tokenizer, "Count.", {})
+
+
+def directives(text: str) -> list[tuple[str, str]]:
+    """As Ollama reads a Modelfile: a value ends at a line end behind which no quote is open."""
+    found, rest = [], text
+    while rest.strip():
+        name, _, rest = rest.lstrip().partition(" ")
+        end = 0
+        while True:
+            end = min(i for i in (rest.find("\n", end), rest.find("\r", end), len(rest)) if i >= 0)
+            value = rest[:end].strip()
+            if not value.startswith('"""') or (len(value) >= 6 and value.endswith('"""')) or end == len(rest):
+                break
+            end += 1
+        found.append((name, value[3:-3] if value.startswith('"""') else value))
+        rest = rest[end:]
+    return found
+
+
+@pytest.mark.parametrize(
+    "system", ["Be\nkind.", 'say "x"', '"', '""', "a\nFROM evil", '""\nFROM evil', "\rFROM x", "#"]
+)
+def test_a_system_message_adds_no_directive(system: str) -> None:
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = COUNTS
+    text = modelfile("a.gguf", tokenizer, system, {"temperature": 0.7, "top_p": 0.9})
+    assert directives(text) == [
+        ("FROM", "./a.gguf"),
+        ("SYSTEM", system),
+        ("PARAMETER", 'stop """<|im_end|>"""'),
+        ("PARAMETER", "temperature 0.7"),
+        ("PARAMETER", "top_p 0.9"),
+    ]
+
+
+@pytest.mark.parametrize("evil", ['"""\nFROM evil', 'x"""\nADAPTER /etc/passwd', '"""', 'a """" b'])
+def test_three_quotes_are_refused_wherever_they_stand(evil: str) -> None:
+    tokenizer = load_tokenizer("tiny")
+    with pytest.raises(ValueError, match=r"system message .* three quotes"):
+        modelfile("a.gguf", tokenizer, evil, {})
+    tokenizer.eos_token = evil
+    with pytest.raises(ValueError, match="three quotes"):
+        modelfile("a.gguf", tokenizer, "", {})
+
+
+@pytest.mark.parametrize(
+    ("exam", "says"),
+    [
+        ({"temperature": 0.0, "top_p": 1.0}, {"temperature": 0.0, "repeat_penalty": 1.0}),
+        ({"temperature": 0.6, "top_p": 0.95}, {"temperature": 0.6, "top_p": 0.95, "repeat_penalty": 1.0}),
+    ],
+)
+def test_the_student_is_served_as_it_was_judged(exam: dict, says: dict) -> None:
+    assert sampling({"exam": exam}) == says
 
 
 @pytest.mark.real

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 from time import monotonic
 
@@ -411,3 +414,59 @@ def test_a_control_that_takes_another_share_is_said(tmp_path):
     assert "bucket_20_30 took 50.0% of the tokens and its control random_10 10.0%" in text
     assert "selector=random selector.k_percent=50" in text
     assert text.count("its control") == 1
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\u2028$x^{ \\input{/etc/passwd} | [/red] \"'&lt;{{ 7*7 }}"
+
+
+def test_a_hostile_run_and_sweep_are_text_in_every_page_and_file(tmp_path):
+    cell = made(
+        HOSTILE, 0, 1.5, traces=HOSTILE, commit=HOSTILE, command=["train", HOSTILE], versions={HOSTILE: HOSTILE}
+    )
+    cell["config"] = {**cell["config"], HOSTILE: HOSTILE}
+    path = tmp_path / "sweep" / "steps"
+    run = write_cell(path / "evil" / "seed_0", cell)
+    write_cell(path / "random_10" / "seed_0", made("random_10", 0, 1.6))
+    (path / "lost" / "seed_0").mkdir(parents=True)
+    (path / "lost" / "seed_0" / "failed.txt").write_text(HOSTILE)
+    for page in (run_page(run), sweep_page(tmp_path / "sweep")):
+        text = page.read_text()
+        assert text.count("<script>") == text.count("</script>") == 1
+        assert "<img" not in text
+        assert "onerror" in text  # it is there, as words
+        for svg in page.parent.glob("*.svg"):
+            assert "<img" not in svg.read_text()
+            xml.etree.ElementTree.parse(svg)
+        for file in page.parent.glob("*.tex"):
+            assert "\\input" not in file.read_text()
+
+
+def test_only_the_pages_own_script_may_run_and_nothing_is_fetched(page):
+    text = page.read_text()
+    script = re.search(r"<script>(.*)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy"\s+content="([^"]+)"', text)[1]
+    assert policy.startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+    assert text.index("Content-Security-Policy") < text.index("<title>")
+
+
+@pytest.mark.parametrize("name", ["report", "report/index.html"])
+def test_a_page_is_never_written_through_a_link(tmp_path, name):
+    cell = write_cell(tmp_path / "sweep" / "steps" / "vanilla" / "seed_0", made("vanilla", 0, 1.5))
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "index.html").write_text("mine")
+    for folder, write in ((cell, run_page), (tmp_path / "sweep", sweep_page)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(tmp_path / "precious" / ("" if name == "report" else "index.html"))
+        with pytest.raises(ValueError, match="is a link"):
+            write(folder)
+    assert (tmp_path / "precious" / "index.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", [{"budget": "x"}, {"budget": ["steps"]}])
+def test_a_budget_that_is_none_is_named(tmp_path, change):
+    write_cell(tmp_path / "steps" / "vanilla" / "seed_0", made("vanilla", 0, 1.5))
+    write_cell(tmp_path / "steps" / "topk_10" / "seed_0", made("topk_10", 0, 1.5, **change))
+    assert "there is no budget" in read(tmp_path).lost[0].why

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any
+
+import yaml
 
 from ekd.report.page import command
 from ekd.report.run import accuracy
 
 CARD = """---
-base_model: {base}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [knowledge-distillation, ekd]
----
+{front}---
 
 # {name}
 
-`{base}`, distilled from `{teacher}` with ekd: the teacher {did}, and the student learned from the tokens that
-`{selector}` chose by `{signal}`.
+Made from {base}, distilled from {teacher} with ekd: the teacher {did}, and the student learned
+from the tokens that {selector} chose by {signal}.
 
 | | |
 |---|---|
@@ -37,38 +37,62 @@ print(ask([{{"role": "user", "content": "..."}}], max_new_tokens=256)[0]["genera
 
 ## How it was made
 
-    {command}
+{command}
 
 ekd {ekd}, commit {commit}{changed}; {versions}.
 
-```json
 {config}
-```
 """
 
 
 def card(name: str, made: dict[str, Any]) -> str:
     """made: a run's metrics.json."""
     config, figures = made["config"], made["figures"]
-    problems = f"problems of `{_kind(config['dataset'])}`"
+    problems = f"problems of {code(_kind(config['dataset']))}"
     shown = {group: config[group] for group in ("teacher", "signal", "selector", "loss", "student")}
     shown["teacher"] = {k: v for k, v in config["teacher"].items() if k not in ("endpoints", "api_key_env")}
+    base = " ".join(str(config["student"]["model"]).split())
+    front = {"base_model": base, "library_name": "transformers", "pipeline_tag": "text-generation"}
     return CARD.format(
+        front=yaml.safe_dump(front | {"tags": ["knowledge-distillation", "ekd"]}, sort_keys=False, width=math.inf),
         name=name,
-        base=config["student"]["model"],
-        teacher=config["teacher"].get("model") or "the model that a server served",
+        base=code(base),
+        teacher=code(config["teacher"].get("model") or "the model that a server served"),
         did=f"read the solutions of {problems}" if config["teacher"]["mode"] == "score" else f"solved {problems}",
-        selector=_kind(config["selector"]),
-        signal=_kind(config["signal"]),
-        rows="\n".join(f"| {label} | {value} |" for label, value in _rows(config, figures)),
+        selector=code(_kind(config["selector"])),
+        signal=code(_kind(config["signal"])),
+        rows="\n".join(f"| {cell(label)} | {cell(value)} |" for label, value in _rows(config, figures)),
         prompt=_prompt(config["prompt"]),
-        command=command(made),
-        ekd=made["ekd"],
-        commit=made["commit"] or "unknown",
+        command=fenced(command(made)),
+        ekd=code(made["ekd"]),
+        commit=code(made["commit"] or "unknown"),
         changed=", with changes" if made["changed"] else "",
-        versions=", ".join(f"{package} {number}" for package, number in made["versions"].items()),
-        config=json.dumps(shown, indent=1),
+        versions=code(", ".join(f"{package} {number}" for package, number in made["versions"].items())),
+        config=fenced(json.dumps(shown, indent=1), "json"),
     )
+
+
+def code(value: Any) -> str:
+    """Somebody's word as it is, in one line of Markdown, where nothing in it has a meaning."""
+    text = " ".join(str(value).split())
+    marks = "`" * (1 + _longest(text))
+    room = " " if marks != "`" else ""
+    return f"{marks}{room}{text}{room}{marks}"
+
+
+def cell(value: str) -> str:
+    """In a table, whose cells end at any bar, and where a tag would be one."""
+    return " ".join(value.split()).replace("|", r"\|").replace("<", "&lt;").replace("`", r"\`")
+
+
+def fenced(text: str, language: str = "") -> str:
+    marks = "`" * max(3, 1 + _longest(text))
+    return f"{marks}{language}\n{text}\n{marks}"
+
+
+def _longest(text: str) -> int:
+    """Of the runs of backticks."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _rows(config: dict[str, Any], figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -88,5 +112,5 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _prompt(prompt: dict[str, Any]) -> str:
-    system = f"system message {prompt['system']!r}; " if prompt["system"] else ""
-    return f"{system}after each question {prompt['instruction']!r}; {prompt['shots']} worked examples before it."
+    system = f"system message {code(repr(prompt['system']))}; " if prompt["system"] else ""
+    return f"{system}after each question {code(repr(prompt['instruction']))}; {int(prompt['shots'])} worked examples."

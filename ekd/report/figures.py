@@ -44,6 +44,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": LINE,
     "grid.linewidth": 0.7,
     "text.color": INK,
+    "text.parse_math": False,  # a method's name is a name, whatever signs it holds
     "xtick.color": SOFT,
     "ytick.color": SOFT,
     "xtick.labelcolor": INK,

@@ -5,6 +5,8 @@ Light to import: matplotlib, scipy and Jinja are loaded by the call.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shlex
@@ -67,18 +69,22 @@ def folder(path: Path, png: bool) -> Folder:
 
 def sweep_page(path: Path, out: Path | None = None) -> Path:
     """-> the page, PATH/report/index.html unless `out` names another folder. Raises ValueError as `sweep.read` does."""
+    from ekd.outside import check_tree
     from ekd.report.sweep import read
     from ekd.report.sweep_view import view
 
     sweep = read(path)
+    check_tree(path, ["report"])
     where = folder(out or path / "report", png=True)
     return where.render("sweep.html", **view(sweep, where))
 
 
 def run_page(run: Path, out: Path | None = None) -> Path:
     """-> the page of one finished run, RUN/report/index.html unless `out` names another folder."""
+    from ekd.fence import check_run
     from ekd.report.run_view import finished, view
 
+    check_run(run)
     cell = finished(run)
     where = folder(out or run / "report", png=False)
     return where.render("run.html", **view(cell, where))
@@ -99,7 +105,10 @@ def rendered(template: str, **values: Any) -> str:
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["names"] = names
     light, dark = Markup(variables(False)), Markup(variables(True))
-    return environment.get_template(template).render(light=light, dark=dark, **values)
+    script = environment.get_template("page.js").render()  # the only one that the page's policy lets run
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = {"light": light, "dark": dark, "script": Markup(script), "digest": Markup(digest)}
+    return environment.get_template(template).render(**own, **values)
 
 
 def command(made: Mapping[str, Any]) -> str:

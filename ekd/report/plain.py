@@ -22,8 +22,8 @@ class Table(NamedTuple):
 
 
 def markdown(table: Table) -> str:
-    def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(value.replace("|", r"\|") for value in values) + " |"
+    def line(values: Sequence[str]) -> str:  # a name that breaks the line would break the table
+        return "| " + " | ".join(" ".join(value.split()).replace("|", r"\|") for value in values) + " |"
 
     rule = "|---|" + "---:|" * (len(table.head) - 1)
     body = [line([value.text for value in row]) for row in table.rows]
@@ -43,6 +43,8 @@ def latex(table: Table) -> str:
 
 
 def _tex(text: str) -> str:
-    text = re.sub(r"([_%&#$])", r"\\\1", text)
+    text = " ".join(text.split()).replace("\\", "\0")
+    text = re.sub(r"([_%&#${}])", r"\\\1", text).replace("^", r"\^{}").replace("~", r"\~{}")
+    text = text.replace("\0", r"\textbackslash{}")
     text = re.sub(r"−(?=\d)", "$-$", text).replace("<", "$<$").replace("–", "--")
     return re.sub(r" \*$", "$^{*}$", text)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ekd.fence import check_run, config_of, plain
 from ekd.model import load_model, pick_device
+from ekd.outside import check_tree
 from ekd.report.marking import Marker
 from ekd.report.spelling import Spelling
 from ekd.report.student_view import View, views
@@ -60,6 +61,7 @@ def make(
     store: Store, spelling: Spelling, *, run: str | None, dataset: Dataset | None, limit: int, top: int, out: str | None
 ) -> Path:
     """Reads, grades, lets the student read, and writes the page. -> its file"""
+    check_tree(store.path, ["report"])
     traces = [store[key] for key in chosen_keys(store, limit)]
     name = str(store.origin.get("dataset", "")).lower()
     subject = Subject(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ekd.outside import check_plain
 from ekd.report.method import name_of
 
 BUDGETS = ("steps", "tokens")
@@ -87,8 +88,11 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
             return Lost(folder, budget, method, seed, "failed", note.read_text(errors="replace").strip())
         return Lost(folder, budget, method, seed, "unfinished", "not finished: the same command goes on with it")
     try:
+        check_plain(file)
         made = json.loads(file.read_text())
         figures = made.pop("figures")
+        if made.get("budget") not in (None, "", *BUDGETS):
+            raise ValueError(f"there is no budget {made['budget']!r}")
         cell = Cell(
             folder=folder,
             budget=str(made.get("budget") or budget),
@@ -101,7 +105,7 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
         float(figures["train"]["supervised_tokens"])
         for when in ("before", "after"):  # what is no number was not measured
             figures[when] = {k: v for k, v in figures.get(when, {}).items() if math.isfinite(v)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = f"metrics.json is not whole ({type(error).__name__}: {error}); delete it and start the sweep again"
         return Lost(folder, budget, method, seed, "unreadable", why)
     if not math.isfinite(kl):
