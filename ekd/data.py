@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import lightning as L
@@ -66,16 +67,27 @@ class TraceData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
-        lock = FileLock(self.collector.open().path / ".collecting.lock")
-        acquire(lock, "collects these traces")  # cells of a sweep trace once
-        try:
+        store = self.collector.open()
+        lock = nullcontext() if self._complete(store) else self._lock(store)
+        with lock:  # cells of a sweep trace once; where nothing is missing, nothing is written
             for split, problems in self.counts.items():
                 if split not in self.collected:
                     self.collected[split] = self.collector.collect(split, problems)
-        finally:
-            lock.release()
         if self.samples is not None:
             self._keys(self.collector.open(), "train")  # scores what samples are chosen by, on this rank alone
+
+    def _complete(self, store: Store) -> bool:
+        keys = store.keys()
+        return all(r.key in keys for split, count in self.counts.items() for r in self.collector.requests(split, count))
+
+    def _lock(self, store: Store) -> FileLock:
+        try:
+            return acquire(FileLock(store.path / ".collecting.lock"), "collects these traces")
+        except OSError as error:
+            raise ValueError(
+                f"{store.path} lacks some of the traces and cannot be written ({error}): give data.collector.store="
+                "FOLDER that you may write to, or ask for fewer problems (data.train_problems, data.val_problems)"
+            ) from error
 
     def setup(self, stage: str) -> None:
         self.store = self.collector.open()

@@ -110,7 +110,7 @@ def test_a_linked_shards_folder_keeps_its_targets_files(store, tmp_path, preciou
     assert sorted(file.name for file in (tmp_path / "outside").iterdir()) == ["precious.txt", "work.tmp"]
 
 
-@pytest.mark.parametrize("part", ["manifest.json", "lock", "damaged", "manifest.json.tmp", "scores"])
+@pytest.mark.parametrize("part", ["manifest.json", "lock", "damaged", "manifest.json.tmp", "scores", "unsaved"])
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_no_part_of_a_store_is_a_link_or_a_pipe(store, tmp_path, precious, part, kind, capsys):
     (store / part).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_traces import fake_trace, same
 from hypothesis import given, settings
@@ -100,11 +101,32 @@ def test_an_origin_that_says_nothing_of_the_rows_is_refused(tmp_path, bad):
     assert not (tmp_path / "s").exists()
 
 
-def test_one_unsound_trace_refuses_the_whole_batch(tmp_path):
+def silent(trace):
+    """A row whose ids all have probability 0."""
+    row = slice(0, int(trace.counts[0]))
+    logprobs, tail = trace.logprobs.copy(), trace.log_tail.copy()
+    logprobs[row], tail[0] = -np.inf, 0
+    return trace._replace(logprobs=logprobs, log_tail=tail)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda trace: trace._replace(entropy=trace.entropy[:-1]),
+        lambda trace: trace._replace(ids=-trace.ids),
+        lambda trace: trace._replace(log_tail=trace.log_tail * np.nan),
+        lambda trace: trace._replace(problem_id="\ud800"),
+        lambda trace: trace._replace(problem_id=None),
+        lambda trace: trace._replace(sample=1 << 40),
+        lambda trace: trace._replace(finish="crash"),
+        silent,
+    ],
+)
+def test_an_unsound_trace_is_refused_by_name_and_costs_itself_alone(tmp_path, spoil):
     store = filled(tmp_path / "s", TRACES[:2])
-    with pytest.raises(ValueError, match=TRACES[3].key):
-        store.append([TRACES[2], TRACES[3]._replace(entropy=TRACES[3].entropy[:-1])])
-    assert equal(Store(tmp_path / "s"), TRACES[:2])
+    with pytest.raises(ValueError, match=f"{TRACES[3].key}.*the other 2 are saved"):
+        store.append([TRACES[2], spoil(TRACES[3]), TRACES[4]])
+    assert equal(Store(tmp_path / "s"), [*TRACES[:3], TRACES[4]])
 
 
 def test_prompts_of_many_samples_are_kept_once(tmp_path):

@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from conftest import collector
 from fake_traces import fake_trace, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ekd.data import TraceData
 from ekd.store import manifest
 from ekd.store.repair import repair, verify
 from ekd.store.store import Store
@@ -266,3 +269,28 @@ def test_a_read_only_store_can_be_read_but_not_extended(tiny_disk):
         store.append(TRACES)
     with pytest.raises(ValueError, match="cannot be made a trace store"):
         Store.create(tiny_disk / "new", ORIGIN)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_read_only_store_is_trained_on_when_it_is_complete(tmp_path, tiny_disk, complete):
+    store = tmp_path / "s"
+    made = collector(store=str(store))
+    made.collect("train", 4)
+    if complete:
+        made.collect("val", 2)
+    subprocess.run(["mount", "-o", "remount,size=8m", tiny_disk], check=True)
+    shutil.copytree(store, tiny_disk / "s")
+    (tiny_disk / "s" / ".collecting.lock").unlink(missing_ok=True)
+    subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
+    data = TraceData(
+        collector=collector(store=str(tiny_disk / "s")), train_problems=4, val_problems=2, val_split="val",
+        samples=None, max_tokens=500, packing=False, temperature=1.0, seed=0, workers=0,
+    )  # fmt: skip
+    if not complete:
+        with pytest.raises(ValueError, match=r"lacks some of the traces and cannot be written .*Read-only file system"):
+            data.prepare_data()
+        return
+    data.prepare_data()
+    data.setup("fit")
+    assert sum(batch.mask.any(1).sum() for batch in data.train_dataloader()) == 4
+    assert len(data.collected["val"].keys) == 2

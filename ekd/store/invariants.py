@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from ekd.types import Trace
@@ -11,9 +13,21 @@ SLACK = 1e-2  # how far named mass + tail may be from 1: servers round, models i
 
 def check(trace: Trace, vocab: int, temperatures: int) -> None:
     """Raises ValueError, one sentence that names the trace, for the first thing that is wrong."""
-    why = lengths(trace, temperatures) or ids(trace, vocab) or mass(trace)
+    why = names(trace) or lengths(trace, temperatures) or ids(trace, vocab) or mass(trace)
     if why:
         raise ValueError(f"trace {trace.key} (problem {trace.problem_id}) is not sound: {why}")
+
+
+def names(trace: Trace) -> str:
+    """Of what a shard keeps beside the rows: what does not fit there would take the whole shard with it."""
+    for name, text in (("key", trace.key), ("problem id", trace.problem_id)):
+        if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):
+            return f"its {name} is {text!r}; it must be a text that UTF-8 can write"
+    if trace.finish not in ("stop", "length"):
+        return f"it ended by {trace.finish!r}; an answer ends by 'stop' or by 'length'"
+    if not 0 <= trace.sample < 1 << 31:
+        return f"its sample is {trace.sample}; samples are counted from 0"
+    return ""
 
 
 def lengths(trace: Trace, temperatures: int) -> str:
@@ -64,6 +78,9 @@ def mass(trace: Trace) -> str:
     row = int(np.abs(total - 1).argmax())
     if abs(total[row] - 1) > SLACK:
         return f"row {row} names a mass of {total[row]:.4f} with its tail; it must be 1"
+    highest = np.maximum.reduceat(trace.logprobs, first)
+    if not np.isfinite(highest).all():
+        return f"row {int(np.isfinite(highest).argmin())} names only ids of probability 0"
     begins = np.zeros(len(trace.ids) + 1, bool)
     begins[first] = begins[np.minimum(first + 1, len(trace.ids))] = True
     climbs = np.flatnonzero((trace.logprobs[1:] > trace.logprobs[:-1]) & ~begins[1:-1])

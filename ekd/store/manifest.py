@@ -15,7 +15,16 @@ VERSION = 1
 NAME = "manifest.json"
 SHARD = re.compile(r"[0-9a-f]{24}\.arrows")
 LARGEST = 1 << 32  # bytes of a shard: far above any that is written; a cut one is read into memory of its full size
-PARTS = (NAME, f"{NAME}.tmp", "shards", "damaged", "scores", "lock", ".collecting.lock")  # of a store's folder
+PARTS = (
+    NAME,
+    f"{NAME}.tmp",
+    "shards",
+    "damaged",
+    "scores",
+    "unsaved",
+    "lock",
+    ".collecting.lock",
+)  # of a store's folder
 
 
 class Damaged(ValueError):

@@ -90,11 +90,21 @@ class Store:
             raise ValueError(f"{self.path}: {error}; {way_out}") from None
 
     def append(self, traces: Sequence[Trace]) -> None:
-        """Add traces as one shard: all of them or, if anything goes wrong, none. Keys that are there are dropped.
+        """Add the sound ones as one shard, whole or not at all. Keys that are there are dropped.
 
-        Raises ValueError for an unsound trace, a full disk or a folder that cannot be written; what was there stays.
+        Raises ValueError: naming each unsound trace, once the others are saved; for a full disk or a folder that cannot
+        be written. What was there stays.
         """
-        self.put([part(trace, self.layout) for trace in traces if trace.key not in self._where])
+        parts, refused = [], []
+        for trace in traces:
+            if trace.key not in self._where:
+                try:
+                    parts.append(part(trace, self.layout))
+                except ValueError as error:
+                    refused.append(str(error))
+        self.put(parts)
+        if refused:
+            raise ValueError(f"{self.path}: {'; '.join(refused)}; the other {len(parts)} are saved")
 
     def put(self, parts: Sequence[Part]) -> None:
         """`append` for traces that are packed already, e.g. from another store of the same origin."""
