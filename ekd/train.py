@@ -140,9 +140,9 @@ def tidy(checkpoint: ModelCheckpoint, *, keep: bool) -> str:
 
 def names(config: dict[str, Any]) -> dict[str, str]:
     """What reports go by; read off the config, so that it holds whatever was overridden."""
-    from ekd.report.method import name_of
+    from ekd.method import method_of
 
-    return {"method": name_of(config), "budget": "tokens" if config["student"]["supervised_tokens"] else "steps"}
+    return {"method": method_of(config).name, "budget": "tokens" if config["student"]["supervised_tokens"] else "steps"}
 
 
 def trained(student: Student) -> dict[str, float]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ekd.method import Method, method_of
+
 BANDS = [f"bucket_{low}_{low + 10}" for low in range(0, 100, 10)]
 METHODS = [
     "vanilla", "teacher_free", "random_10", "random_15", "random_20", "topk_10", "topk_15", "topk_20", *BANDS,
@@ -28,6 +30,23 @@ CONFIG = {
 def share(method: str) -> float:
     numbers = [float(part) for part in method.split("_") if part.isdigit()]
     return 1.0 if not numbers else (numbers[-1] - (numbers[0] if len(numbers) == 2 else 0)) / 100
+
+
+def selector(method: str) -> dict[str, Any]:
+    """The config of vanilla, random_10, topk_20, bucket_70_80."""
+    kind, *numbers = method.replace("teacher_free", "vanilla").split("_")
+    target = {"vanilla": "vanilla.Vanilla", "random": "random.Random", "topk": "topk.TopK", "bucket": "bucket.Bucket"}
+    values = dict(zip(("lower", "upper") if kind == "bucket" else ("k_percent",), map(float, numbers), strict=False))
+    return {"_target_": f"ekd.selector.{target[kind]}", **values, **({"scope": "sequence"} if values else {})}
+
+
+def method(name: str) -> Method:
+    return method_of(configured(name, 0))
+
+
+def configured(name: str, seed: int) -> dict[str, Any]:
+    student = {**CONFIG["student"], "alpha_ce": 1.0 if name == "teacher_free" else 0.0}
+    return {**CONFIG, "selector": selector(name), "student": student, "seed": seed}
 
 
 def made(method: str, seed: int, kl: float, **changes: Any) -> dict[str, Any]:
@@ -58,7 +77,7 @@ def made(method: str, seed: int, kl: float, **changes: Any) -> dict[str, Any]:
         "trace_entropy": {"edges": [0, 0.5, 1, 1.5, 2, 2.5, 3], "counts": [5000, 900, 400, 200, 80, 20]},
     }
     top = {
-        "method": method, "budget": "steps", "traces": "/traces", "config": {**CONFIG, "seed": seed},
+        "method": method, "budget": "steps", "traces": "/traces", "config": configured(method, seed),
         "command": ["ekd/train.py", "-m", "experiment=bucket_sweep"], "ekd": "0.1.0", "commit": "c" * 40,
         "changed": False, "versions": {"torch": "2.13.0"},
     }  # fmt: skip

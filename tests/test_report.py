@@ -12,20 +12,22 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
+from itertools import product
 from pathlib import Path
 from time import monotonic
 
 import pytest
 from browser import DESKTOP, PHONE, browser, complaints, look, open_page, screenshot, too_wide  # noqa: F401
-from fake_sweep import BANDS, METHODS, flat_truth, made, write_cell, write_sweep
+from fake_sweep import BANDS, METHODS, flat_truth, made, method, share, write_cell, write_sweep
 from scipy import stats
 
+from ekd.method import control_of, ordered, pairs_of, tiling
 from ekd.report.effects import holm
-from ekd.report.method import band, bands, matched_random, ordered, pairs
 from ekd.report.page import run_page, sweep_page
 from ekd.report.section import results, sections
 from ekd.report.sweep import Curve, curve, read
 from ekd.report.sweep_view import averaged
+from ekd.report.tables import method_table
 from ekd.sweep import outcome
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +91,7 @@ def test_figures_and_tables_lie_beside_the_page(page):
     tex = (page.parent / "steps_methods.tex").read_text()
     body = tex[tex.index(r"\midrule") : tex.index(r"\bottomrule")]
     assert r"bucket\_70\_80" in body and "_" not in body.replace(r"\_", "")
-    assert {line.count("&") for line in body.splitlines()[1:]} == {9}
+    assert {line.count("&") for line in body.splitlines()[1:]} == {11}
     table = (page.parent / "steps_methods.md").read_text().splitlines()
     assert len({line.count("|") for line in table if line.startswith("|")}) == 1
     with (page.parent / "cells.csv").open() as file:
@@ -113,13 +115,13 @@ def test_a_method_of_two_names_is_compared_once(tmp_path):
     write_sweep(tmp_path)
     before = results(sections(read(tmp_path))[0])[0]
     for seed in range(3):
-        kl = before.table["topk_10"][seed]
+        kl = before.table[method("topk_10")][seed]
         write_cell(tmp_path / "steps" / "bucket_90_100" / f"seed_{seed}", made("bucket_90_100", seed, kl))
     main = results(sections(read(tmp_path))[0])[0]
     assert (len(before.tested), len(main.tested), len(main.comparisons)) == (34, 32, 34)
     for control in ("vanilla", "random_10"):
-        topk, bucket = main.against("topk_10", control), main.against("bucket_90_100", control)
-        assert topk is not None and bucket == topk._replace(method="bucket_90_100")
+        topk, bucket = (main.against(method(name), method(control)) for name in ("topk_10", "bucket_90_100"))
+        assert topk is not None and bucket == topk._replace(method=method("bucket_90_100"))
     assert holm([c.p for c in main.tested]).tolist() == [c.corrected for c in main.tested]
     text = re.sub(r"</?code>", "", sweep_page(tmp_path).read_text())
     assert "bucket_90_100 and topk_10 chose the same tokens and count once" in text
@@ -130,7 +132,7 @@ def test_it_says_whether_bands_teach_their_own_part(tmp_path):
     """Planted: 9 of 10 bands gain 0.5 nats in their tenth and lose 0.1 elsewhere, one the other way round."""
     for name in ("vanilla", "random_10", *BANDS):
         cell = made(name, 0, 1.5)
-        ends = band(name)
+        ends = method(name).band
         for d in range(10) if ends else ():
             change = -0.5 if 10 * d == ends[0] else 0.1
             cell["figures"]["after"][f"choice/kl/decile{d}"] += -change if name == "bucket_30_40" else change
@@ -164,23 +166,69 @@ def test_dirty_checkouts_mixed_commits_and_mixed_settings_are_warned_of(tmp_path
     assert "differ between runs: trainer.max_steps" in text
 
 
-def test_what_is_priced_or_scored_differently_is_warned_of_but_for_the_controls_own(tmp_path):
-    write_sweep(tmp_path, methods=["vanilla", "teacher_free", "random_10", "bucket_70_80"])
-    for method, part, changed in (
-        ("teacher_free", "student", {"model": "tiny", "optimizer": {"lr": 0.001}, "alpha_ce": 1.0}),
-        ("vanilla", "signal", {"_target_": "ekd.signal.kl.KL"}),
-    ):
-        for seed in range(3):
-            cell = made(method, seed, 1.5)
-            cell["config"] = {**cell["config"], part: changed}
-            write_cell(tmp_path / "steps" / method / f"seed_{seed}", cell)
-    assert "differ between runs" not in sweep_page(tmp_path).read_text()
+def test_a_signal_that_nothing_looks_at_makes_no_method_and_another_loss_does(tmp_path):
+    write_sweep(tmp_path, methods=["vanilla", "random_10", "bucket_70_80"])
+    for seed in range(3):
+        cell = made("vanilla", seed, 1.5)
+        cell["config"] |= {"signal": {"_target_": "ekd.signal.kl.KL"}}
+        write_cell(tmp_path / "steps" / "vanilla" / f"seed_{seed}", cell)
+    page = sweep_page(tmp_path)
+    assert "differ between runs" not in page.read_text() and "vanilla-" not in said(page)
     for seed in range(3):
         cell = made("bucket_70_80", seed, 1.0)
         loss = {"_target_": "ekd.loss.reverse_kl.ReverseKL"}
-        cell["config"] = {**cell["config"], "loss": loss, "student": {**cell["config"]["student"], "loss": loss}}
+        cell["config"] |= {"loss": loss, "student": {**cell["config"]["student"], "loss": loss}}
         write_cell(tmp_path / "steps" / "bucket_70_80" / f"seed_{seed}", cell)
-    assert "differ between runs: loss._target_." in sweep_page(tmp_path).read_text()
+    text = said(sweep_page(tmp_path))
+    assert "bucket_70_80-reverse_kl" in text and "There is no random control of the same share in this sweep" in text
+
+
+def test_any_group_may_vary_and_its_parts_are_columns(tmp_path):
+    """Two signals times two losses, and random tokens that were run under each signal, which changes nothing."""
+    losses = {"forward_kl": "ForwardKL", "reverse_kl": "ReverseKL"}
+    signals = {"teacher_entropy": "TeacherEntropy", "student_entropy": "StudentEntropy"}
+    for place, (loss, signal, name, seed) in enumerate(product(losses, signals, ("topk_20", "random_20"), (0, 1))):
+        cell = made(name, seed, 1.5 + 0.1 * seed + 0.2 * (loss == "reverse_kl"))
+        cell["config"] |= {
+            "loss": {"_target_": f"ekd.loss.{loss}.{losses[loss]}"},
+            "signal": {"_target_": f"ekd.signal.{signal}.{signals[signal]}"},
+        }
+        write_cell(tmp_path / str(place), cell)
+    section = sections(read(tmp_path))[0]
+    assert [one.name for one in section.methods] == [
+        *("random_20", "random_20-reverse_kl", "topk_20"),
+        *("topk_20-reverse_kl", "topk_20-student_entropy", "topk_20-student_entropy-reverse_kl"),
+    ]
+    controls = {one.name: str(section.control(one)) for one in section.methods if one.selects}
+    assert (
+        controls == {name: f"random_20{'-reverse_kl' * ('reverse' in name)}" for name in controls}
+        and len(controls) == 4
+    )
+    table = method_table(section, results(section))
+    assert table.head[1:3] == ["signal", "loss"]
+    assert [row[1].text for row in table.rows] == ["–", "–", "teacher_entropy", "teacher_entropy"] + [
+        "student_entropy"
+    ] * 2
+
+
+def test_what_a_method_was_run_under_twice_divides_the_page(tmp_path):
+    for lr, name, seed in product((0.001, 0.0001), ("vanilla", "random_10", "bucket_70_80"), (0, 1)):
+        cell = made(name, seed, 1.5)
+        cell["config"]["student"] |= {"optimizer": {"lr": lr}}
+        write_cell(tmp_path / f"{lr}_{name}_{seed}", cell)
+    assert [(part.title, len(part.cells)) for part in sections(read(tmp_path))] == [
+        ("Equal steps, student.optimizer.lr=0.0001", 6), ("Equal steps, student.optimizer.lr=0.001", 6),
+    ]  # fmt: skip
+    text = sweep_page(tmp_path).read_text()
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_one_run_found_twice_with_other_figures_is_refused(tmp_path):
+    write_cell(tmp_path / "a", made("vanilla", 0, 1.5))
+    write_cell(tmp_path / "b", made("vanilla", 0, 1.6))
+    with pytest.raises(ValueError, match="are both vanilla with seed 0, under the same settings"):
+        read(tmp_path)
 
 
 def test_a_student_that_still_learns_is_warned_of(tmp_path):
@@ -234,7 +282,7 @@ def test_a_diverged_run_is_a_failure(tmp_path):
     assert "training diverged" in read(tmp_path).lost[0].why
 
 
-def test_folders_without_a_finished_cell_and_twins_are_refused_in_a_sentence(tmp_path):
+def test_folders_without_a_finished_cell_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="is no folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no run at all"):
@@ -242,10 +290,6 @@ def test_folders_without_a_finished_cell_and_twins_are_refused_in_a_sentence(tmp
     cell = write_cell(tmp_path / "vanilla" / "seed_0", made("vanilla", 0, 1.0))
     (cell / "metrics.json").write_text("{")
     with pytest.raises(ValueError, match="none of them finished; the first: metrics"):
-        read(tmp_path)
-    for name in ("a", "b"):
-        write_cell(tmp_path / name / "vanilla" / "seed_0", made("vanilla", 0, 1.0))
-    with pytest.raises(ValueError, match="are both vanilla with seed 0"):
         read(tmp_path)
 
 
@@ -282,13 +326,18 @@ def test_a_resumed_cells_curve_joins_its_parts(tmp_path):
     assert line.tokens[:3] == [0, 100, 200]
 
 
-def test_methods_are_told_apart_by_their_names():
-    assert matched_random("bucket_75_95", METHODS) == "random_20"
-    assert matched_random("topk_15", METHODS) == "random_15"
-    assert matched_random("bucket_5_20", ["random_10"]) is None
-    assert bands(METHODS)[0] == "bucket_0_10" and len(bands(METHODS)) == 10
-    assert ordered(reversed(METHODS)) == METHODS
-    assert len(pairs(METHODS)) == 19 + 15
+def test_a_control_is_found_by_the_share_that_was_measured():
+    shares = {method(name): share(name) for name in METHODS}
+    assert control_of(method("bucket_75_95"), shares) == method("random_20")
+    assert control_of(method("topk_15"), shares) == method("random_15")
+    assert control_of(method("bucket_5_20"), shares | {method("bucket_5_20"): 0.5}) is None, (
+        "it took half: none is near"
+    )
+    assert control_of(method("bucket_5_20"), shares | {method("bucket_5_20"): 0.19}) == method("random_20")
+    tiles = tiling(shares)
+    assert tiles[0] == method("bucket_0_10") and len(tiles) == 10
+    assert [one.name for one in ordered(reversed(list(shares)))] == METHODS
+    assert len(pairs_of(shares)) == 19 + 15
 
 
 def test_a_hundred_cells_are_quick(tmp_path):
@@ -411,19 +460,24 @@ def test_a_control_that_takes_another_share_is_said(tmp_path):
         content["figures"]["train"]["selected"] = 0.5
         file.write_text(json.dumps(content))
     text = re.sub(r"</?code>", "", said(sweep_page(tmp_path)))
-    assert "bucket_20_30 took 50.0% of the tokens and its control random_10 10.0%" in text
+    assert "bucket_20_30 took 50.0% of the tokens and no random run here took about as many" in text
     assert "selector=random selector.k_percent=50" in text
-    assert text.count("its control") == 1
+    assert text.count("the control to judge it by") == 1
+    for file in tmp_path.rglob("bucket_70_80/*/metrics.json"):
+        content = json.loads(file.read_text())
+        content["figures"]["train"]["selected"] = 0.107
+        file.write_text(json.dumps(content))
+    text = re.sub(r"</?code>", "", said(sweep_page(tmp_path)))
+    assert "bucket_70_80 took 10.7% of the tokens and its control random_10 10.0%" in text
 
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028$x^{ \\input{/etc/passwd} | [/red] \"'&lt;{{ 7*7 }}"
 
 
 def test_a_hostile_run_and_sweep_are_text_in_every_page_and_file(tmp_path):
-    cell = made(
-        HOSTILE, 0, 1.5, traces=HOSTILE, commit=HOSTILE, command=["train", HOSTILE], versions={HOSTILE: HOSTILE}
-    )
-    cell["config"] = {**cell["config"], HOSTILE: HOSTILE}
+    words = {"traces": HOSTILE, "commit": HOSTILE, "command": ["train", HOSTILE], "versions": {HOSTILE: HOSTILE}}
+    cell = made("vanilla", 0, 1.5, **words)
+    cell["config"] |= {HOSTILE: HOSTILE, "selector": {"_target_": f"a.{HOSTILE}", "values": HOSTILE}}
     path = tmp_path / "sweep" / "steps"
     run = write_cell(path / "evil" / "seed_0", cell)
     write_cell(path / "random_10" / "seed_0", made("random_10", 0, 1.6))

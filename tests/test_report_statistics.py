@@ -7,16 +7,20 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from fake_sweep import BANDS, METHODS, made
+from fake_sweep import BANDS, METHODS, made, method, share
 from scipy import stats
 
+from ekd.method import pairs_of
 from ekd.report.effects import any_difference, compare, estimate, holm
 from ekd.report.findings import findings
-from ekd.report.method import pairs
 from ekd.report.section import Section, results
 from ekd.report.sweep import Cell
 
-PAIRS = pairs(METHODS)
+BAND_TO_RANDOM = (method("bucket_70_80"), method("random_10"))
+TOP_TO_VANILLA = (method("topk_10"), method("vanilla"))
+TILES = [method(name) for name in BANDS]
+SHARES = {method(name): share(name) for name in METHODS}
+PAIRS = pairs_of(SHARES)
 RUNS = 1000
 RARE = 1e-5
 
@@ -28,7 +32,8 @@ def simulated(
     common = random.normal(0, shared, seeds)
     truth = effects or {}
     return {
-        name: dict(enumerate(1.5 + truth.get(name, 0.0) + common + random.normal(0, own, seeds))) for name in METHODS
+        method(name): dict(enumerate(1.5 + truth.get(name, 0.0) + common + random.normal(0, own, seeds)))
+        for name in METHODS
     }
 
 
@@ -55,11 +60,11 @@ def test_where_nothing_matters_the_headline_says_so_95_times_in_100(seeds):
     for _ in range(200):
         table = simulated(random, seeds, 0.05, 0.02)
         cells = [
-            Cell(Path(name), "steps", name, seed, made(name, seed, kl)["figures"], made(name, seed, kl))
+            Cell(Path(name.name), "steps", name, seed, made(name.name, seed, kl)["figures"], made(name.name, seed, kl))
             for name, kls in table.items()
             for seed, kl in kls.items()
         ]
-        section = Section("steps", cells, [], [], METHODS, list(range(seeds)))
+        section = Section("steps", cells, [], [], list(SHARES), list(range(seeds)), SHARES)
         silent += "none is shown to be better or worse" in findings(section, results(section)).headline
     assert silent >= 200 - at_most(0.05, 200)
 
@@ -74,11 +79,11 @@ def test_without_the_correction_it_would_not():
 def test_one_comparison_errs_in_5_of_100_and_its_interval_covers_in_95(seeds):
     random = np.random.default_rng(seeds)
     truth = 0.03
-    found = [compare(simulated(random, seeds, 0.05, 0.02, {"bucket_70_80": truth}), [("bucket_70_80", "random_10")])[0]
+    found = [compare(simulated(random, seeds, 0.05, 0.02, {"bucket_70_80": truth}), [BAND_TO_RANDOM])[0]
              for _ in range(RUNS)]  # fmt: skip
     covered = sum(c.low <= truth <= c.high for c in found)
     assert at_least(0.95) <= covered <= at_most(0.95)
-    null = [compare(simulated(random, seeds, 0.05, 0.02), [("bucket_70_80", "random_10")])[0] for _ in range(RUNS)]
+    null = [compare(simulated(random, seeds, 0.05, 0.02), [BAND_TO_RANDOM])[0] for _ in range(RUNS)]
     assert at_least(0.05) <= sum(c.found for c in null) <= at_most(0.05)
 
 
@@ -88,7 +93,7 @@ def test_a_planted_effect_is_found_as_often_as_theory_says(seeds, effect):
     random, own = np.random.default_rng(seeds), 0.02
     shown = sum(
         next(c for c in compare(simulated(random, seeds, 0.05, own, {"bucket_70_80": -effect}), PAIRS)
-             if (c.method, c.control) == ("bucket_70_80", "random_10")).found
+             if (c.method, c.control) == BAND_TO_RANDOM).found
         for _ in range(RUNS)
     )  # fmt: skip
     shift = effect / (own * np.sqrt(2 / seeds))
@@ -106,8 +111,8 @@ def test_pairing_helps_where_seeds_share_noise():
     paired = unpaired = 0
     for _ in range(300):
         table = simulated(random, 5, 0.2, 0.02, {"bucket_70_80": -0.08})
-        one, other = (list(table[name].values()) for name in ("bucket_70_80", "random_10"))
-        paired += compare(table, [("bucket_70_80", "random_10")])[0].found
+        one, other = (list(table[one].values()) for one in BAND_TO_RANDOM)
+        paired += compare(table, [BAND_TO_RANDOM])[0].found
         unpaired += stats.ttest_ind(one, other).pvalue < 0.05
     assert paired > 0.9 * 300
     assert unpaired < 0.2 * 300
@@ -115,11 +120,11 @@ def test_pairing_helps_where_seeds_share_noise():
 
 def test_a_comparison_is_scipys_paired_t_test():
     table = simulated(np.random.default_rng(2), 4, 0.1, 0.05)
-    c = compare(table, [("topk_10", "vanilla")])[0]
-    reference = stats.ttest_rel(*(list(table[name].values()) for name in ("topk_10", "vanilla")))
+    c = compare(table, [TOP_TO_VANILLA])[0]
+    reference = stats.ttest_rel(*(list(table[one].values()) for one in TOP_TO_VANILLA))
     assert c.p == pytest.approx(reference.pvalue) == c.corrected
     assert (c.low, c.high) == pytest.approx(tuple(reference.confidence_interval()))
-    one = list(table["vanilla"].values())
+    one = list(table[method("vanilla")].values())
     mean = estimate(one)
     assert (mean.low, mean.high) == pytest.approx(stats.t.interval(0.95, 3, fmean(one), stats.sem(one)))
 
@@ -136,10 +141,10 @@ def test_holm_by_hand():
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_test_over_all_bands_errs_in_5_of_100_at_most_and_sees_a_slope(seeds):
     random = np.random.default_rng(seeds)
-    alarms = sum(any_difference(simulated(random, seeds, 0.05, 0.02), BANDS) < 0.05 for _ in range(RUNS))
+    alarms = sum(any_difference(simulated(random, seeds, 0.05, 0.02), TILES) < 0.05 for _ in range(RUNS))
     assert alarms <= at_most(0.05)
     slope = {name: 0.01 * place for place, name in enumerate(BANDS)}
-    seen = sum(any_difference(simulated(random, seeds, 0.05, 0.01, slope), BANDS) < 0.05 for _ in range(200))
+    seen = sum(any_difference(simulated(random, seeds, 0.05, 0.01, slope), TILES) < 0.05 for _ in range(200))
     assert seen > 0.9 * 200
 
 

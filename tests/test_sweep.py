@@ -14,10 +14,10 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from ekd.report.method import name_of
 from test_train import ROOT, ekd
 
 from ekd.door import CONF
-from ekd.report.method import name_of
 from ekd.schedule import set_rate, spread
 from ekd.sweep import Standing, identity, make_room, outcome, standing, write
 

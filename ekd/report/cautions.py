@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from statistics import mean
-from typing import Any
 
 from scipy import stats
 
-from ekd.report.method import matched_random, selects
+from ekd.report.conditions import settings_of
 from ekd.report.section import Result, Section
 from ekd.report.sweep import Cell, curve
 
 FEW = 5  # seeds
 FALLING = 0.02  # of held-out KL from one validation to the next: still learning
 UNEQUAL = 1.05  # tokens of one method over another's
-# What makes a method, a repetition or a place; everything else is meant to be the same in all cells.
-OWN = re.compile(
-    r"(seed|ckpt|data\.seed|method|budget|(student\.)?selector)(\..*)?|callback\..*|logger\..*"
-    r"|trainer\.default_root_dir|keep_checkpoints|save_student"
-)
-SCORED = re.compile(r"(student\.)?signal(\..*)?")  # means nothing where nothing is selected
-PRICED = re.compile(r"(student\.)?loss(\..*)?|student\.(alpha_ce|hard_rows)")  # the teacher-free control's own
 SHOWN = 4  # names before "and more"
 
 
@@ -38,10 +29,10 @@ def cautions(section: Section, main: Result) -> list[str]:
     ]
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[object]) -> str:
     """a, b, c, d and 7 more."""
     more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(str, names[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _seeds(section: Section, main: Result) -> Iterator[str]:
@@ -84,9 +75,14 @@ def _when(launch: tuple[str, str]) -> str:
 
 def _shares(section: Section) -> Iterator[str]:
     """A name promises a share; scores with ties (and short sequences) take another."""
-    taken = {name: mean(cell.figures["train"]["selected"] for cell in section.of(name)) for name in section.methods}
+    taken = section.shares
     for name in section.methods:
-        control = matched_random(name, section.methods) if selects(name) else None
+        control = section.control(name)
+        if name.selects and control is None:
+            yield (
+                f"{name} took {100 * taken[name]:.1f}% of the tokens and no random run here took about as many: the "
+                f"control to judge it by is selector=random selector.k_percent={100 * taken[name]:.3g}."
+            )
         if control and not 1 / UNEQUAL < (taken[name] + 1e-9) / (taken[control] + 1e-9) < UNEQUAL:
             yield (
                 f"{name} took {100 * taken[name]:.1f}% of the tokens and its control {control} "
@@ -142,23 +138,8 @@ def _code(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _settings(cells: Sequence[Cell]) -> Iterator[str]:
-    flat = [(cell.method, dict(_leaves(cell.made["config"]))) for cell in cells]
-    keys = sorted({key for _, one in flat for key in one if not OWN.fullmatch(key)})
-    differ = [key for key in keys if len({str(one.get(key)) for method, one in flat if _matters(key, method)}) > 1]
-    differ = [key for key in differ if key.removeprefix("student.") not in differ or not key.startswith("student.")]
+    """What goes with the method, or with nothing, and is no part of it."""
+    flat = [settings_of(cell) for cell in cells]
+    differ = sorted(key for key in set().union(*flat) if len({one.get(key) for one in flat}) > 1)
     if differ:
         yield f"Settings that are no part of a method differ between runs: {some(differ)}."
-
-
-def _matters(key: str, method: str) -> bool:
-    if SCORED.fullmatch(key):
-        return selects(method)
-    return method != "teacher_free" or not PRICED.fullmatch(key)
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for key, child in node.items():
-            yield from _leaves(child, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from ekd.method import Method
 from ekd.statistics import LEVEL, told_apart
 
-Table = Mapping[str, Mapping[int, float]]
+Table = Mapping[Method, Mapping[int, float]]
 
 
 class Estimate(NamedTuple):
@@ -29,8 +30,8 @@ class Estimate(NamedTuple):
 class Comparison(NamedTuple):
     """method - control over the seeds that both have. None: too few seeds to say."""
 
-    method: str
-    control: str
+    method: Method
+    control: Method
     n: int
     difference: float
     low: float | None  # 95%, of this comparison alone
@@ -66,7 +67,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, len(x))
 
 
-def compare(table: Table, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+def compare(table: Table, pairs: Sequence[tuple[Method, Method]]) -> list[Comparison]:
     """Every (method, control) of `pairs`, as one family: Holm (1979) holds its error at 5% whatever depends on what."""
     changes = [differences(table, method, control) for method, control in pairs]
     n = np.array([len(change) for change in changes])
@@ -86,7 +87,7 @@ def compare(table: Table, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
     ]
 
 
-def differences(table: Table, method: str, control: str) -> np.ndarray:
+def differences(table: Table, method: Method, control: Method) -> np.ndarray:
     """(seeds in common,) method - control."""
     seeds = sorted(table[method].keys() & table[control].keys())
     return np.array([table[method][seed] - table[control][seed] for seed in seeds], float)
@@ -105,7 +106,7 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     return result
 
 
-def any_difference(table: Table, methods: Sequence[str]) -> float | None:
+def any_difference(table: Table, methods: Sequence[Method]) -> float | None:
     """p of "all of these methods are alike" (Friedman 1937, ranks within each seed); None with too few to say."""
     seeds = set.intersection(*(set(table[method]) for method in methods)) if methods else set()
     if len(methods) < 3 or len(seeds) < 2:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ekd.report.method import band, bands, is_random, width
+from ekd.method import VANILLA, Method, tiling
 from ekd.report.palette import BAND, INK, LINE, OTHER, PAGE, RANDOM, SOFT, TEACHER_FREE, TOPK, WIDE, by_percentile
 
 if TYPE_CHECKING:  # a single run's page needs no statistics, and so no scipy
@@ -55,7 +55,7 @@ STYLE: dict[Any, Any] = {
 
 def bucket_curve(result: Result) -> Figure:
     """The metric of every band over its percentiles, beside the controls; dots are seeds, boxes 95% intervals."""
-    controls = [name for name in result.table if band(name) is None]
+    controls = [name for name in result.table if name.band is None]
     if len(controls) == len(result.table):
         return _methods_only(controls, result)
     with mpl.rc_context(STYLE):
@@ -73,7 +73,7 @@ def bucket_curve(result: Result) -> Figure:
     return figure
 
 
-def _methods_only(names: Sequence[str], result: Result) -> Figure:
+def _methods_only(names: Sequence[Method], result: Result) -> Figure:
     """A sweep without bands."""
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 4.0), layout="constrained")
@@ -84,51 +84,61 @@ def _methods_only(names: Sequence[str], result: Result) -> Figure:
 
 
 def _bands(axes: Axes, result: Result) -> None:
-    tiles = set(bands(result.table))
+    tiles = set(tiling(result.table))
     for name, values in result.table.items():
-        ends = band(name)
+        ends = name.band
         if ends is None:
             continue
         mean, colour = result.means[name], BAND if name in tiles else WIDE
         style = "-" if name in tiles else (0, (4, 1.5))
         if mean.low is not None and mean.high is not None:
             axes.fill_between(ends, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0)
-        axes.plot(ends, [mean.mean] * 2, color=colour, linewidth=2.2, linestyle=style, solid_capstyle="butt", gid=name)
+        axes.plot(
+            ends, [mean.mean] * 2, color=colour, linewidth=2.2, linestyle=style, solid_capstyle="butt", gid=name.name
+        )
         places = np.linspace(ends[0], ends[1], len(values) + 2)[1:-1]
         axes.plot(places, list(values.values()), "o", color=colour, markersize=3.2, markeredgewidth=0)
 
 
-def _backdrop(result: Result) -> list[str]:
+def _backdrop(result: Result) -> list[Method]:
     """The controls that the bands are to be seen against: every token, and as many by chance and from the top."""
-    share = width(bands(result.table)[0])
-    wanted = ["vanilla", *(f"{kind}_{share:g}" for kind in ("random", "topk"))]
-    return [name for name in wanted if name in result.means]
+    tile = tiling(result.table)[0]
+    wanted = [tile.plain, result.controls.get(tile)]
+    wanted += [one for one in result.table if one.selector.name == "topk" and one.width == tile.width]
+    return [one for one in wanted if one is not None and one in result.means and one.plain == tile.plain]
 
 
-def _strip(axes: Axes, name: str, mean: Estimate) -> None:
+def _strip(axes: Axes, name: Method, mean: Estimate) -> None:
     """A control across all percentiles."""
     colour = colour_of(name)
     if mean.low is not None and mean.high is not None:
         axes.axhspan(mean.low, mean.high, color=colour, alpha=0.1, linewidth=0)
-    axes.axhline(mean.mean, color=colour, linewidth=1.1, linestyle="-" if name == "vanilla" else (0, (5, 2)))
+    axes.axhline(mean.mean, color=colour, linewidth=1.1, linestyle="-" if name == name.plain else (0, (5, 2)))
     # at places of their own, so that two controls of about one value do not write over each other
-    place, side = {"vanilla": (100, "right"), "random": (0, "left")}.get(name.partition("_")[0], (50, "center"))
+    place, side = {"vanilla": (100, "right"), "random": (0, "left")}.get(name.selector.name, (50, "center"))
     shift = {"right": -3, "left": 3, "center": 0}[side]
-    axes.annotate(name, (place, mean.mean), (shift, 3), textcoords="offset points", ha=side, color=colour, fontsize=8.5)
+    axes.annotate(
+        name.name, (place, mean.mean), (shift, 3), textcoords="offset points", ha=side, color=colour, fontsize=8.5
+    )
 
 
-def _points(axes: Axes, names: Sequence[str], result: Result) -> None:
+def _points(axes: Axes, names: Sequence[Method], result: Result) -> None:
     for place, name in enumerate(names):
         mean, values, colour = result.means[name], list(result.table[name].values()), colour_of(name)
         if mean.low is not None and mean.high is not None:
             axes.fill_between([place - 0.3, place + 0.3], mean.low, mean.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(
-            [place - 0.3, place + 0.3], [mean.mean] * 2, color=colour, linewidth=2.2, solid_capstyle="butt", gid=name
+            [place - 0.3, place + 0.3],
+            [mean.mean] * 2,
+            color=colour,
+            linewidth=2.2,
+            solid_capstyle="butt",
+            gid=name.name,
         )
         axes.plot(
             place + np.linspace(-0.15, 0.15, len(values)), values, "o", color=colour, markersize=3.2, markeredgewidth=0
         )
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_xticks(range(len(names)), [name.name for name in names], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, max(len(names) - 0.4, 0.6))
     axes.grid(axis="x", visible=False)
     axes.tick_params(axis="y", length=0)
@@ -137,7 +147,7 @@ def _points(axes: Axes, names: Sequence[str], result: Result) -> None:
 
 def _limits(result: Result) -> tuple[float, float]:
     """All seeds, but for methods that would leave the bands no room; a wide interval may be cut."""
-    near = [v for name, values in result.table.items() if band(name) or is_random(name) for v in values.values()]
+    near = [v for name, values in result.table.items() if name.band or name.is_random for v in values.values()]
     near = near or [v for values in result.table.values() for v in values.values()]
     room = max(max(near) - min(near), 1e-6)
     shown = [n for n in result.table if min(near) - 1.2 * room <= result.means[n].mean <= max(near) + 1.2 * room]
@@ -146,7 +156,7 @@ def _limits(result: Result) -> tuple[float, float]:
     return min(inside) - margin, max(inside) + margin
 
 
-def _beyond(axes: Axes, names: Sequence[str], result: Result, low: float, high: float) -> None:
+def _beyond(axes: Axes, names: Sequence[Method], result: Result, low: float, high: float) -> None:
     """A control off the scale is named with its value at the edge."""
     for place, name in enumerate(names):
         mean = result.means[name].mean
@@ -162,8 +172,8 @@ def _beyond(axes: Axes, names: Sequence[str], result: Result, low: float, high: 
 def differences(result: Result) -> Figure:
     """Every method minus its random control and minus vanilla, paired by seed, with 95% intervals."""
     groups = [
-        ("minus random of the same share", [c for c in result.comparisons if is_random(c.control)]),
-        ("minus vanilla", [c for c in result.comparisons if c.control == "vanilla"]),
+        ("minus random of the same share", [c for c in result.comparisons if c.control.is_random]),
+        ("minus vanilla", [c for c in result.comparisons if not c.control.is_random]),
     ]
     groups = [(title, group) for title, group in groups if group]
     rows = max(len(group) for _, group in groups)
@@ -182,7 +192,7 @@ def _forest(axes: Axes, title: str, group: Sequence[Comparison], result: Result)
             axes.plot([c.low, c.high], [place] * 2, color=colour, linewidth=2 if c.found else 1.2)
         face = colour if c.found else PAGE
         axes.plot([c.difference], [place], "o", color=colour, markerfacecolor=face, markersize=5)
-    axes.set_yticks(range(len(group)), [c.method for c in group])
+    axes.set_yticks(range(len(group)), [c.method.name for c in group])
     axes.set_ylim(len(group) - 0.4, -0.6)
     ends = [v for c in group for v in (c.difference, c.low or 0, c.high or 0, 0)]
     margin = 0.07 * (max(ends) - min(ends)) or 1
@@ -193,7 +203,7 @@ def _forest(axes: Axes, title: str, group: Sequence[Comparison], result: Result)
     axes.grid(axis="y", visible=False)
 
 
-Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # method -> x, y
+Lines = Mapping[Method, tuple[Sequence[float], Sequence[float]]]  # method -> x, y
 
 
 def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
@@ -203,7 +213,7 @@ def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (label, lines, log) in zip(row, panels, strict=True):
             for name, (x, y) in lines.items():
-                axes.plot(x, y, label=name, gid=f"series:{name}", **look(name))
+                axes.plot(x, y, label=name.name, gid=f"series:{name}", **look(name))
             axes.set_xlabel(label)
             axes.xaxis.set_major_formatter("{x:,.0f}")
             if log and _wide([v for x, _ in lines.values() for v in x]):
@@ -214,14 +224,14 @@ def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
     return figure
 
 
-def deciles(before: Sequence[float] | None, after: Mapping[str, Sequence[float]]) -> Figure:
+def deciles(before: Sequence[float] | None, after: Mapping[Method, Sequence[float]]) -> Figure:
     """KL of the rows in each tenth of their sequence by teacher entropy."""
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2, 3])
         for axes in (left, right):
             for name, values in after.items():
-                axes.plot(range(1, 11), values, label=name, gid=f"series:{name}", **look(name))
+                axes.plot(range(1, 11), values, label=name.name, gid=f"series:{name}", **look(name))
             axes.set_xticks(range(1, 11))
         if before is not None:
             left.plot(
@@ -259,29 +269,30 @@ def histogram(edges: Sequence[float], counts: Sequence[float]) -> Figure:
     return figure
 
 
-def colour_of(name: str) -> str:
-    if name == "vanilla":
+def colour_of(method: Method) -> str:
+    if method == VANILLA:
         return INK
-    if name == "teacher_free":
+    if method.is_teacher_free:
         return TEACHER_FREE
-    if is_random(name):
+    if method.is_random:
         return RANDOM
-    if name.startswith("topk_"):
+    if method.selector.name == "topk":
         return TOPK
-    return BAND if band(name) else OTHER
+    return BAND if method.band else OTHER
 
 
-def look(name: str) -> dict[str, Any]:
+def look(method: Method) -> dict[str, Any]:
     """A line's colour, a dash that tells families apart without it, and a mark that tells their shares apart."""
-    ends, share = band(name), width(name) or 0
+    ends, share = method.band, method.width or 0
     mark: dict[str, Any] = {"marker": "os^Dv"[int(share // 5) % 5], "markersize": 3.5}
     if ends:
         wide = share > 10
         line: dict[str, Any] = {"color": by_percentile(sum(ends) / 2), "linewidth": 1.5}
         return line | ({"linestyle": (0, (4, 1.5)), **mark} if wide else {})
-    dash: dict[str, Any] = {"vanilla": "-", "teacher_free": (0, (1, 1.2))}
-    kind: Any = (0, (5, 2)) if is_random(name) else (0, (6, 1.5, 1, 1.5))
-    style = {"color": colour_of(name), "linewidth": 1.8, "linestyle": dash.get(name, kind)}
+    dash: Any = (0, (5, 2)) if method.is_random else (0, (6, 1.5, 1, 1.5))
+    if method == method.plain:
+        dash = (0, (1, 1.2)) if method.is_teacher_free else "-"
+    style = {"color": colour_of(method), "linewidth": 1.8, "linestyle": dash}
     return style | (mark if share else {})
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import mean, median
 from typing import NamedTuple
 
+from ekd.method import ORIGINAL, TEACHER_FREE, VANILLA, tiling
 from ekd.report.effects import Comparison, any_difference
-from ekd.report.method import ORIGINAL, band, bands, is_random, matched_random, selects
 from ekd.report.section import Result, Section, decile_means
 
 
@@ -23,8 +23,8 @@ def findings(section: Section, results: Sequence[Result]) -> Findings:
     points = [
         *_order(main),
         *_original(main),
-        *_against(main, "random", [c for c in main.tested if is_random(c.control)]),
-        *_against(main, "vanilla", [c for c in main.tested if c.control == "vanilla" and selects(c.method)]),
+        *_against(main, "random", [c for c in main.tested if c.control.is_random]),
+        *_against(main, "vanilla", [c for c in main.tested if not c.control.is_random and c.method.selects]),
         *(f"{name} and {other} chose the same tokens and count once." for name, other in main.twins.items()),
         *_where(section, main),
         *_teacher(main),
@@ -61,11 +61,11 @@ def _unit(result: Result) -> str:
 
 def _headline(main: Result) -> str:
     so = "so it cannot say whether it matters which tokens are chosen."
-    if not any(selects(name) for name in main.table):
+    if not any(method.selects for method in main.table):
         return f"No method of this sweep chooses tokens, {so}"
-    if not any(selects(name) and matched_random(name, main.table) for name in main.table):
+    if not main.controls:
         return f"There is no random control of the same share in this sweep, {so}"
-    versus = [c for c in main.comparisons if is_random(c.control)]
+    versus = [c for c in main.comparisons if c.control.is_random]
     if not versus:
         return f"No method shares a seed with random tokens of its share, {so}"
     tested = [c for c in main.tested if c in versus]
@@ -85,7 +85,7 @@ def _headline(main: Result) -> str:
 
 
 def _order(main: Result) -> list[str]:
-    tiles = bands(main.table)
+    tiles = tiling(main.table)
     p = any_difference(main.table, tiles)
     if p is None:
         return []
@@ -107,9 +107,9 @@ def _original(main: Result) -> list[str]:
     """The band that the original recommends, always by name."""
     if ORIGINAL not in main.table:
         return []
-    controls = (matched_random(ORIGINAL, main.table), "vanilla")
+    controls = (main.controls.get(ORIGINAL), VANILLA)
     found = [c for c in (main.against(ORIGINAL, control) for control in controls) if c is not None]
-    tiles = bands(main.table)
+    tiles = tiling(main.table)
     if ORIGINAL not in tiles or len(tiles) < 3:
         return [f"The original's band. {sentence(main, c)}" for c in found]
     rank = main.ranked(tiles).index(ORIGINAL) + 1
@@ -148,10 +148,10 @@ def _listed(main: Result, group: Sequence[Comparison]) -> str:
 def _where(section: Section, main: Result) -> list[str]:
     """Whether a band teaches what it takes, and what that costs elsewhere. Means, not tested."""
     kl, inside, outside = decile_means(section), [], []
-    for name in bands(main.table):
-        low, high = band(name) or (0, 0)
+    for name in tiling(main.table):
+        low, high = name.band or (0, 0)
         own = [d for d in range(10) if low <= 10 * d and 10 * d + 10 <= high]
-        control = matched_random(name, main.table)
+        control = main.controls.get(name)
         if own and len(own) < 10 and name in kl and control in kl:
             gap = [a - b for a, b in zip(kl[name], kl[control], strict=True)]
             inside.append(mean(gap[d] for d in own))
@@ -171,7 +171,7 @@ def _signed(value: float) -> str:
 
 
 def _teacher(main: Result) -> list[str]:
-    c = main.against("teacher_free", "vanilla")
+    c = main.against(TEACHER_FREE, VANILLA)
     return [] if c is None else [f"Without the teacher's distribution: {sentence(main, c)}"]
 
 
@@ -192,7 +192,7 @@ def _also(other: Result) -> str:
 
 def _limits(section: Section, main: Result) -> list[str]:
     family = len(main.tested)
-    asked = [c for c in main.tested if is_random(c.control)]
+    asked = [c for c in main.tested if c.control.is_random]
     what = "to random tokens" if asked else "to vanilla"
     alone = [c.high - c.difference for c in asked or main.tested if c.high is not None]
     said = []

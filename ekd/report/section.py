@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
+from ekd.method import Method, control_of, ordered, pairs_of, twins_of
+from ekd.report.conditions import divided
 from ekd.report.effects import Comparison, Estimate, compare, estimate
-from ekd.report.method import ordered, pairs, twins
 from ekd.report.sweep import Cell, Lost, Sweep
 
 
@@ -32,33 +33,40 @@ class Section(NamedTuple):
     cells: list[Cell]
     lost: list[Lost]
     missing: list[tuple[str, int]]
-    methods: list[str]
+    methods: list[Method]
     seeds: list[int]
+    shares: dict[Method, float]  # of the response tokens that a method was seen to learn from, mean over its seeds
+    setting: str = ""  # what else this part of the sweep has in common: dataset=gsm8k, student.optimizer.lr=0.001
 
     @property
     def title(self) -> str:
-        return TITLES[self.budget]
+        return f"{TITLES[self.budget]}, {self.setting}" if self.setting else TITLES[self.budget]
 
-    def of(self, method: str) -> list[Cell]:
+    def of(self, method: Method) -> list[Cell]:
         return [cell for cell in self.cells if cell.method == method]
+
+    def control(self, method: Method) -> Method | None:
+        """The random run of the nearest measured share."""
+        return control_of(method, self.shares) if method.selects else None
 
 
 class Result(NamedTuple):
     """One metric of a section."""
 
     metric: Metric
-    table: dict[str, dict[int, float]]
-    means: dict[str, Estimate]
+    table: dict[Method, dict[int, float]]
+    means: dict[Method, Estimate]
     comparisons: list[Comparison]
-    twins: dict[str, str]  # {method: its other name}, compared once
+    twins: dict[Method, Method]  # {method: its other name}, compared once
     decimals: int
+    controls: dict[Method, Method]  # {method that selects: its random control}
 
     @property
     def tested(self) -> list[Comparison]:
         """The family that the correction is for."""
         return [c for c in self.comparisons if c.p is not None and c.method not in self.twins]
 
-    def against(self, method: str, control: str | None) -> Comparison | None:
+    def against(self, method: Method, control: Method | None) -> Comparison | None:
         return next((c for c in self.comparisons if (c.method, c.control) == (method, control)), None)
 
     def show(self, value: float, signed: bool = False) -> str:
@@ -71,7 +79,7 @@ class Result(NamedTuple):
             return "no interval"
         return f"[{self.show(low, signed)}, {self.show(high, signed)}]"
 
-    def ranked(self, methods: Sequence[str]) -> list[str]:
+    def ranked(self, methods: Sequence[Method]) -> list[Method]:
         """The best first."""
         return sorted(methods, key=lambda name: self.means[name].mean, reverse=not self.metric.falls)
 
@@ -80,21 +88,27 @@ class Result(NamedTuple):
 
 
 def sections(sweep: Sweep) -> list[Section]:
-    """Steps before tokens."""
+    """Steps before tokens; within a budget, one for each setting under which whole methods were run."""
     budgets = sorted({cell.budget for cell in sweep.cells}, key=lambda name: (name == "", name))
-    return [_section(sweep, budget, only=len(budgets) == 1) for budget in budgets]
+    found = []
+    for budget in budgets:
+        parts = divided([cell for cell in sweep.cells if cell.budget == budget])
+        only = len(budgets) == len(parts) == 1
+        found += [_section(sweep, budget, setting, cells, only=only) for setting, cells in parts.items()]
+    return found
 
 
-def _section(sweep: Sweep, budget: str, only: bool) -> Section:
-    cells = [cell for cell in sweep.cells if cell.budget == budget]
-    lost = [cell for cell in sweep.lost if cell.budget == budget or (only and cell.budget == "")]
+def _section(sweep: Sweep, budget: str, setting: str, cells: list[Cell], only: bool) -> Section:
+    lost = [cell for cell in sweep.lost if (cell.budget == budget and not setting) or (only and cell.budget == "")]
     there: list[Cell | Lost] = [*cells, *lost]
-    seen = {(cell.method, cell.seed) for cell in there} | {(cell.folder.parent.name, cell.seed) for cell in there}
+    seen = {(str(cell.method), cell.seed) for cell in there} | {(cell.folder.parent.name, cell.seed) for cell in there}
     methods = ordered(cell.method for cell in cells)
     seeds = sorted({cell.seed for cell in cells})
-    grid = {(method, seed) for method in methods for seed in seeds}
-    grid |= {(method, seed) for planned, method, seed in sweep.planned if planned == budget or (only and not budget)}
-    return Section(budget, cells, lost, sorted(grid - seen), methods, seeds)
+    grid = {(method.name, seed) for method in methods for seed in seeds}
+    if not setting:
+        grid |= {(name, seed) for planned, name, seed in sweep.planned if planned == budget or (only and not budget)}
+    shares = {one: mean(c.figures["train"]["selected"] for c in cells if c.method == one) for one in methods}
+    return Section(budget, cells, lost, sorted(grid - seen), methods, seeds, shares, setting)
 
 
 def value(cell: Cell, metric: Metric) -> float | None:
@@ -109,7 +123,7 @@ def value(cell: Cell, metric: Metric) -> float | None:
 
 def result(section: Section, metric: Metric) -> Result | None:
     """None where no run measured it."""
-    table: dict[str, dict[int, float]] = {name: {} for name in section.methods}
+    table: dict[Method, dict[int, float]] = {method: {} for method in section.methods}
     for cell in section.cells:
         found = value(cell, metric)
         if found is not None:
@@ -118,19 +132,23 @@ def result(section: Section, metric: Metric) -> Result | None:
     if not table:
         return None
     means = {name: estimate(list(seeds.values())) for name, seeds in table.items()}
-    return Result(metric, table, means, *_compared(table), _decimals(means, metric))
+    shares = {method: section.shares[method] for method in table}
+    controls = {one: control for one in table if one.selects and (control := control_of(one, shares)) is not None}
+    return Result(metric, table, means, *_compared(table, shares), _decimals(means, metric), controls)
 
 
-def _compared(table: dict[str, dict[int, float]]) -> tuple[list[Comparison], dict[str, str]]:
+def _compared(
+    table: dict[Method, dict[int, float]], shares: dict[Method, float]
+) -> tuple[list[Comparison], dict[Method, Method]]:
     """A method of two names is tested by one, which costs the others one correction less, and shown by both."""
-    same, wanted = twins(table), pairs(list(table))
+    same, wanted = twins_of(table), pairs_of(shares)
     found = {(c.method, c.control): c for c in compare(table, [pair for pair in wanted if pair[0] not in same])}
     for name, other in same.items():
         found |= {(name, c.control): c._replace(method=name) for c in list(found.values()) if c.method == other}
     return [found[pair] for pair in wanted if pair in found], same
 
 
-def decile_means(section: Section, when: str = "after") -> dict[str, list[float]]:
+def decile_means(section: Section, when: str = "after") -> dict[Method, list[float]]:
     """Mean over seeds of the KL in each tenth; without methods that lack one. when: before or after."""
     found = {}
     for name in section.methods:
@@ -147,7 +165,7 @@ def results(section: Section) -> list[Result]:
     return [one for one in found if one is not None]
 
 
-def _decimals(means: dict[str, Estimate], metric: Metric) -> int:
+def _decimals(means: dict[Method, Estimate], metric: Metric) -> int:
     """Two digits of the typical half interval; four significant ones of the mean where there is none."""
     halves = sorted(m.high - m.mean for m in means.values() if m.high is not None and m.high > m.mean)
     if not halves:

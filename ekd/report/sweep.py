@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ekd.method import Method, method_of
 from ekd.outside import check_plain
-from ekd.report.method import name_of
+from ekd.report.conditions import settings_of
 
 BUDGETS = ("steps", "tokens")
 ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells
@@ -26,7 +27,7 @@ ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\.
 class Cell(NamedTuple):
     folder: Path
     budget: str  # "steps", "tokens", or "" where the run does not say
-    method: str
+    method: Method
     seed: int
     figures: dict[str, Any]
     made: dict[str, Any]  # config, command, ekd, commit, changed, versions
@@ -70,8 +71,7 @@ def read(path: Path) -> Sweep:
         raise ValueError(
             f"sweep={path} holds {what}; run `python -m ekd.train -m experiment=bucket_sweep hydra.sweep.dir={path}`"
         )
-    _check_single(cells)
-    return Sweep(path, cells, lost, planned(path))
+    return Sweep(path, _single(cells), lost, planned(path))
 
 
 def read_cells(path: Path) -> list[Cell | Lost]:
@@ -96,7 +96,7 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
         cell = Cell(
             folder=folder,
             budget=str(made.get("budget") or budget),
-            method=str(made.get("method") or name_of(made["config"])),
+            method=method_of(made["config"]),
             seed=int(made["config"]["seed"]),
             figures=figures,
             made=made,
@@ -187,14 +187,15 @@ def _integers(words: str) -> list[int]:
     return [int(part) for part in parts] if all(part.isdigit() for part in parts) else []
 
 
-def _check_single(cells: list[Cell]) -> None:
-    seen: dict[tuple[str, str, int], Path] = {}
+def _single(cells: list[Cell]) -> list[Cell]:
+    """Without the repetitions of a run that a sweep asked for twice (random tokens under each of three signals)."""
+    found: dict[tuple[Any, ...], Cell] = {}
     for cell in cells:
-        key = (cell.budget, cell.method, cell.seed)
-        if key in seen:
+        key = (cell.budget, cell.method, cell.seed, tuple(settings_of(cell).items()))
+        other = found.setdefault(key, cell)
+        if other.figures["after"] != cell.figures["after"]:
             raise ValueError(
-                f"{seen[key]} and {cell.folder} are both {cell.method} with seed {cell.seed}; "
-                "give the folder of one sweep; another loss, signal or teacher is a sweep of its own "
-                "(hydra.sweep.dir=FOLDER)"
+                f"{other.folder} and {cell.folder} are both {cell.method} with seed {cell.seed}, under the same "
+                "settings, and found different things: give the folder of one sweep (hydra.sweep.dir=FOLDER)"
             )
-        seen[key] = cell.folder
+    return list(found.values())

@@ -9,15 +9,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ekd.method import Method, tiling
 from ekd.report import figures
 from ekd.report.cautions import cautions
 from ekd.report.findings import findings
-from ekd.report.method import bands, is_random
 from ekd.report.page import Drawing, Folder, command, settings, versions
 from ekd.report.plain import Table, Value
 from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
 from ekd.report.sweep import Cell, Curve, Sweep, curve
-from ekd.report.tables import choice_table, cost_table, decile_table, method_table
+from ekd.report.tables import choice_table, cost_table, decile_table, method_table, said
 
 
 def view(sweep: Sweep, folder: Folder) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def view(sweep: Sweep, folder: Folder) -> dict[str, Any]:
         "title": sweep.path.resolve().name,
         "kicker": "A sweep of ekd: does it matter which tokens a student learns from?",
         "tally": tally(sweep, parts),
-        "sections": [section_view(part, folder) for part in parts],
+        "sections": [section_view(part, folder, place) for place, part in enumerate(parts)],
         "traces": traces(sweep.cells, folder),
         "lost": lost_table(sweep, parts),
         "commands": Counter(command(cell.made) for cell in sweep.cells).most_common(),
@@ -52,17 +52,17 @@ def tally(sweep: Sweep, parts: Sequence[Section]) -> list[tuple[str, str, str]]:
     return found
 
 
-def section_view(section: Section, folder: Folder) -> dict[str, Any]:
+def section_view(section: Section, folder: Folder, place: int) -> dict[str, Any]:
     measured = results(section)
-    prefix = section.budget or "runs"
+    prefix = (section.budget or "runs") + (f"_{place + 1}" if section.setting else "")
     tables = {"methods": method_table(section, measured), "decile": decile_table(section)}
     tables |= {"choice": choice_table(section), "cost": cost_table(section)}
     files = {name: folder.write(table, f"{prefix}_{table.name}") for name, table in tables.items() if table}
     return {
         "anchor": f"budget-{prefix}",
         "title": section.title,
-        "methods": section.methods,
-        "bands": bool(bands(section.methods)),
+        "methods": [method.name for method in section.methods],
+        "bands": bool(tiling(section.methods)),
         "findings": findings(section, measured),
         "cautions": cautions(section, measured[0]),
         "curves": [bucket_curve(one, prefix, folder) for one in measured],
@@ -78,7 +78,7 @@ def section_view(section: Section, folder: Folder) -> dict[str, Any]:
 
 
 def bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
-    tiles = bands(result.table) or list(result.table)
+    tiles = tiling(result.table) or list(result.table)
     order = result.ranked(tiles)
     best, worst = order[0], order[-1]
     label = (
@@ -99,7 +99,7 @@ def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
     if not result.comparisons:
         return None
     found = sum(c.found for c in result.tested)
-    count = sum(is_random(c.control) for c in result.comparisons)
+    count = sum(c.control.is_random for c in result.comparisons)
     label = f"Paired differences: {found} of {len(result.tested)} are shown after correction"
     caption = (
         f"Difference of {result.metric.label}, paired by seed, with its own 95% interval; {count} to a random control. "
@@ -110,8 +110,8 @@ def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
 
 def learning(section: Section, prefix: str, folder: Folder) -> Drawing | None:
     """Means over seeds, against steps and against the tokens learned from."""
-    by_step: dict[str, Any] = {}
-    by_token: dict[str, Any] = {}
+    by_step: dict[Method, Any] = {}
+    by_token: dict[Method, Any] = {}
     for name in section.methods:
         steps, tokens, kl = averaged([curve(cell) for cell in section.of(name)])
         if len(steps) > 1:
@@ -184,15 +184,16 @@ def lost_table(sweep: Sweep, parts: Sequence[Section]) -> Table:
 
 
 def write_cells(cells: Sequence[Cell], file: Path) -> None:
+    parts, marks = Method._fields, (KL, AGREEMENT, ACCURACY)
+    head = ["budget", "method", *parts, "seed", *(metric.name for metric in marks)]
     with file.open("w", newline="") as out:
         writer = csv.writer(out)
-        writer.writerow(
-            ["budget", "method", "seed", "kl", "agreement", "accuracy", "supervised_tokens", "minutes", "folder"]
-        )
+        writer.writerow([*head, "supervised_tokens", "minutes", "folder"])
         for cell in cells:
-            marks = [value(cell, metric) for metric in (KL, AGREEMENT, ACCURACY)]
+            row = [cell.budget, cell.method, *(said(cell.method, part) for part in parts), cell.seed]
+            row += [value(cell, metric) for metric in marks]
             tokens = cell.figures["train"]["supervised_tokens"]
-            writer.writerow([cell.budget, cell.method, cell.seed, *marks, tokens, cell.figures["minutes"], cell.folder])
+            writer.writerow([*row, tokens, cell.figures["minutes"], cell.folder])
 
 
 def shared(nodes: Sequence[Any]) -> Any:

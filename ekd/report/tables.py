@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
+from ekd.method import NEAR, TEACHER_FREE, VANILLA, Method, Part
 from ekd.report.effects import Comparison
 from ekd.report.findings import chance
-from ekd.report.method import matched_random, selects
 from ekd.report.plain import Table, Value
 from ekd.report.section import Result, Section, decile_means
 from ekd.report.sweep import curve
@@ -17,27 +17,46 @@ def method_table(section: Section, results: Sequence[Result]) -> Table:
     """Means and intervals of every metric, and the first one's paired differences."""
     main = results[0]
     unit = "points" if main.metric.unit == "%" else main.metric.unit
-    head = ["method", "share, %", "supervised tokens", "steps"]
+    parts = varied(section.methods)
+    head = ["method", *parts, "share, %", "supervised tokens", "steps"]
     head += [f"{one.metric.label}, {one.metric.unit}" for one in results]
-    head += [f"minus random of the same share, {unit}", "p", f"minus vanilla, {unit}", "p"]
+    head += ["random control (its share, %)", f"minus random of the same share, {unit}", "p"]
+    head += [f"minus every token, {unit}", "p"]
     rows = []
     for name in section.methods:
         cells = section.of(name)
         train = [cell.figures["train"] for cell in cells]
-        row = [Value(name), Value(f"{100 * mean(t['selected'] for t in train):.1f}")]
+        row = [Value(name.name), *(Value(said(name, part)) for part in parts)]
+        row.append(Value(f"{100 * section.shares[name]:.1f}"))
         row.append(Value(f"{mean(t['supervised_tokens'] for t in train):,.0f}"))
         row.append(Value(_whole([last for cell in cells for last in curve(cell).steps[-1:]])))
         row += [_mean(one, name) for one in results]
-        control = matched_random(name, section.methods) if selects(name) else None
+        control = main.controls.get(name)
+        row.append(Value("–" if control is None else f"{control} ({100 * section.shares[control]:.1f})"))
         row += _difference(main, main.against(name, control))
-        row += _difference(main, main.against(name, "vanilla"))
+        row += _difference(main, main.against(name, VANILLA if name == name.plain else name.plain))
         rows.append(row)
     notes = [
         f"{_seeds(section)} Mean [95% interval, Student's t]. Differences are of {main.metric.label}, paired by seed; "
         f"p is of the paired t test after Holm's correction for the {len(main.tested)} comparisons of this table. An "
-        "asterisk marks p < 0.05, a question mark an interval that excludes 0 without surviving the correction."
+        "asterisk marks p < 0.05, a question mark an interval that excludes 0 without surviving the correction. The "
+        f"control is the random run whose measured share is nearest, within {100 * NEAR:.0f}% of the method's own."
     ]
     return Table("methods", f"{section.title}: methods", head, rows, notes)
+
+
+PARTS = ("signal", "loss", "source", "samples", "draws", "temperature", "alpha_ce", "tail", "unmatched")
+
+
+def varied(methods: Sequence[Method]) -> list[str]:
+    """The parts in which the methods of a section differ, beside the selector, which every name begins with."""
+    scored = [method for method in methods if method.signal is not None]
+    return [part for part in PARTS if len({said(one, part) for one in (scored if part == "signal" else methods)}) > 1]
+
+
+def said(method: Method, part: str) -> str:
+    value = method._asdict()[part]
+    return "–" if value is None else str(value.name if isinstance(value, Part) else value)
 
 
 def _whole(numbers: Sequence[float]) -> str:
@@ -49,7 +68,7 @@ def _seeds(section: Section) -> str:
     return f"{counts[0]} seed{'s' * (counts[-1] > 1)}." if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds."
 
 
-def _mean(result: Result, name: str) -> Value:
+def _mean(result: Result, name: Method) -> Value:
     if name not in result.means:
         return Value("–")
     found = result.means[name]
@@ -73,7 +92,7 @@ def cost_table(section: Section) -> Table:
     for name in section.methods:
         figures = [cell.figures for cell in section.of(name)]
         rows.append([
-            Value(name),
+            Value(name.name),
             Value(f"{mean(f['minutes'] for f in figures):.1f}"),
             Value(f"{mean(f['train']['tokens_per_second'] for f in figures):,.0f}"),
             Value(f"{max(f['peak_memory_gb'] for f in figures):.2f}"),
@@ -103,7 +122,7 @@ def choice_table(section: Section) -> Table | None:
     columns = [c for c in columns if any(c[1] in cell.figures["after"] for cell in section.cells)]
     rows = []
     for name in section.methods:
-        row = [Value(name)]
+        row = [Value(name.name)]
         for _, key, factor in columns:
             found = [cell.figures["after"][key] for cell in section.of(name) if key in cell.figures["after"]]
             row.append(Value(f"{factor * mean(found):.{1 if factor > 1 else 2}f}" if found else "–"))
@@ -119,17 +138,24 @@ def choice_table(section: Section) -> Table | None:
 def decile_table(section: Section) -> Table | None:
     """KL by tenth of teacher entropy after training, minus vanilla's; shaded by size."""
     means = decile_means(section)
-    if "vanilla" not in means or len(means) < 2:
+    if VANILLA not in means or len(means) < 2:
         return None
-    base = means["vanilla"]
+    base = means[VANILLA]
     gaps = {name: [v - b for v, b in zip(values, base, strict=True)] for name, values in means.items()}
-    reach = sorted(abs(gap) for name, row in gaps.items() for gap in row if name not in ("vanilla", "teacher_free"))
+    reach = sorted(abs(gap) for name, row in gaps.items() for gap in row if name not in (VANILLA, TEACHER_FREE))
     top = max(reach[int(0.95 * (len(reach) - 1))] if reach else 1.0, 1e-9)
     rows = [
-        [Value(name), *(Value(f"{gap:+.2f}".replace("-", "−"), shade=max(-1.0, min(1.0, gap / top))) for gap in row)]
+        [
+            Value(name.name),
+            *(Value(f"{gap:+.2f}".replace("-", "−"), shade=max(-1.0, min(1.0, gap / top))) for gap in row),
+        ]
         for name, row in gaps.items()
-        if name != "vanilla"
+        if name != VANILLA
     ]
     notes = ["Nats; below 0 is better than vanilla in that tenth. 1: where the teacher is surest, 10: most unsure."]
     head = ["method", *(str(d) for d in range(1, 11))]
     return Table("deciles", f"{section.title}: KL by tenth of teacher entropy, minus vanilla", head, rows, notes)
+
+
+def _shaded(gap: float, top: float) -> Value:
+    return Value(f"{gap:+.2f}".replace("-", "−"), shade=max(-1.0, min(1.0, gap / top)))

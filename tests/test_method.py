@@ -1,0 +1,89 @@
+"""What a run's method is, read off its config: named by what is not usual, equal when equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from ekd.door import CONF, register
+from ekd.method import ORIGINAL, TEACHER_FREE, UNSCORED, VANILLA, Method, method_of
+
+PRESETS = [f for group in ("experiment", "method") for f in sorted((CONF / group).glob("*.yaml"))]
+NO_METHODS = {"tiny", "demo", "bucket_sweep", "cpu_study", "bucket_search"}  # what they set is no part of one
+GROUPS = ("selector", "signal", "loss", "data", "teacher", "student")
+
+register()
+
+
+def method(*overrides: str) -> Method:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", list(overrides))
+    return method_of({name: OmegaConf.to_container(config[name], resolve=True) for name in GROUPS})
+
+
+def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None:
+    found: dict[Method, list[str]] = {}
+    for file in PRESETS:
+        if file.stem not in NO_METHODS:
+            found.setdefault(method(f"{file.parent.name}={file.stem}"), []).append(file.stem)
+    names = [one.name for one in found]
+    assert len(set(names)) == len(names)
+    twice = sorted(tuple(sorted(set(group))) for group in found.values() if len(group) > 1)
+    assert twice == [
+        ("bucket", "bucket_70_80"), ("ekd", "topk_20"), ("random", "random_20"), ("teacher_free",), ("vanilla",),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ((), "vanilla"),
+        (("loss=dkd",), "vanilla-dkd"),
+        (("loss=dkd", "loss.beta=2"), "vanilla-dkd_beta_2"),
+        (("selector=topk", "signal=student_entropy"), "topk_20-student_entropy"),
+        (("selector=topk", "selector.scope=batch"), "topk_20_scope_batch"),
+        (("selector=bucket", "selector.lower=70", "selector.upper=80.0"), "bucket_70_80"),
+        (("selector=random", "signal=kl"), "random_20"),
+        (("loss=cross_entropy",), "teacher_free"),
+        (("student.alpha_ce=1",), "teacher_free"),
+        (("student.alpha_ce=0.5",), "vanilla-ce_0.5"),
+        (("student.tail=truncate", "selector=topk"), "topk_20-truncate"),
+        (("data/samples=top", "signal@data.samples.by=kl"), "vanilla-top_samples_20_by_kl"),
+        (("data/samples=random",), "vanilla-random_samples_20"),
+        (("data/samples=random", "data.samples.seed=3"), "vanilla-random_samples_20"),
+        (("teacher.draws=64",), "vanilla-draws_64"),
+    ],
+)
+def test_a_method_is_named_by_what_differs_from_the_defaults(overrides: tuple[str, ...], name: str) -> None:
+    assert method(*overrides).name == name
+
+
+def test_equal_methods_are_equal_values_whatever_repeats_or_cuts_the_work() -> None:
+    same = ("seed=3", "student.head_mb=7", "student.optimizer.lr=1e-4", "data.max_tokens=99", "teacher.model=tiny")
+    assert method(*same, "selector=random", "selector.seed=5") == method("selector=random")
+    assert len({method(), method("student.hard_rows=all"), method("student.tail=renormalise")}) == 3
+    assert (method(), method("method=bucket_70_80"), method("method=teacher_free")) == (VANILLA, ORIGINAL, TEACHER_FREE)
+
+
+def test_selectors_without_a_score_are_those_that_do_not_look_at_it() -> None:
+    """Two scores in opposite order: who chooses alike does not look."""
+    sequence, score = torch.zeros(40, dtype=torch.long), torch.arange(40.0)
+    blind = set()
+    for file in sorted(Path(CONF / "selector").glob("*.yaml")):
+        config = compose_selector(file.stem)
+        if file.stem == "adaptive":
+            config.k_percent = 20  # it begins with every row
+        one, other = (instantiate(config, _convert_="all")(values, sequence) for values in (score, score.flip(0)))
+        if torch.equal(one, other):
+            blind.add(file.stem)
+    assert blind == set(UNSCORED)
+
+
+def compose_selector(name: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [f"selector={name}"]).selector
