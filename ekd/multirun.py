@@ -16,12 +16,18 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from rich import print as show
 
+        from ekd.controls import train_controls
+        from ekd.report.page import sweep_page
         from ekd.sweep import outcome
 
         folder = Path(config.hydra.sweep.dir)
         view, failed = outcome(folder)
+        if config.controls and view.row_count > failed:
+            train_controls(folder, list(config.hydra.overrides.hydra))
+            view, failed = outcome(folder)
         show(view)
-        print(f"report      python -m ekd.report sweep={folder}")
+        if view.row_count > failed:
+            print(f"report      {sweep_page(folder)}")
         if failed:
             print(f"{failed} failed, see failed.txt there; the same command tries them again", file=sys.stderr)
             sys.exit(1)

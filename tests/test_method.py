@@ -63,6 +63,11 @@ def test_a_method_is_named_by_what_differs_from_the_defaults(overrides: tuple[st
     assert method(*overrides).name == name
 
 
+@pytest.mark.parametrize("file", sorted((CONF / "method").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_file_of_conf_method_is_called_what_it_is(file: Path) -> None:
+    assert method(f"method={file.stem}").name == file.stem
+
+
 def test_equal_methods_are_equal_values_whatever_repeats_or_cuts_the_work() -> None:
     same = ("seed=3", "student.head_mb=7", "student.optimizer.lr=1e-4", "data.max_tokens=99", "teacher.model=tiny")
     assert method(*same, "selector=random", "selector.seed=5") == method("selector=random")

@@ -11,13 +11,12 @@ import time
 import zipfile
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
-from ekd.report.method import name_of
 from test_train import ROOT, ekd
 
-from ekd.door import CONF
+from ekd.report.section import sections
+from ekd.report.sweep import read
 from ekd.schedule import set_rate, spread
 from ekd.sweep import Standing, identity, make_room, outcome, standing, write
 
@@ -25,7 +24,12 @@ from ekd.sweep import Standing, identity, make_room, outcome, standing, write
 TINY = [
     *("teacher.model=tiny:1", "teacher.max_new_tokens=24", "student.model=tiny", "dataset.levels=[1]"),
     *("data.train_problems=48", "data.val_problems=8", "data.max_tokens=1024", "exam.problems=0", "save_student=false"),
-    *("trainer.accelerator=cpu", "trainer.val_check_interval=4", "callback.checkpoint.every_n_train_steps=2"),
+    *(
+        "controls=false",
+        "trainer.accelerator=cpu",
+        "trainer.val_check_interval=4",
+        "callback.checkpoint.every_n_train_steps=2",
+    ),
 ]
 STEPS = "trainer.max_steps=8"
 SWEEP = ["-m", "experiment=bucket_sweep", *TINY, STEPS, "method=vanilla,random_20,bucket_70_80", "seed=0,1"]
@@ -64,7 +68,7 @@ def whole(place) -> dict[str, dict]:
     """The sweep, not disturbed."""
     done = ekd("train", *SWEEP, f"hydra.sweep.dir={place / 'whole'}", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"python -m ekd.report sweep={place / 'whole'}" in done.stdout
+    assert f"report      {place / 'whole' / 'report' / 'index.html'}" in done.stdout
     assert not list((place / "whole").rglob("*.ckpt")), "a sweep's finished cells would fill a disk"
     return cells(place / "whole")
 
@@ -242,20 +246,6 @@ def made(**config) -> dict:
     return {"config": {"seed": 0, "ckpt": None} | config, "code": "a"}
 
 
-@pytest.mark.parametrize("method", sorted(f.stem for f in (CONF / "method").glob("*.yaml")))
-def test_a_method_is_named_by_what_runs(method):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        node = hydra.compose("train", [f"method={method}"])
-        found = {
-            "selector": dict(node.selector),
-            "loss": dict(node.loss),
-            "student": {"alpha_ce": node.student.alpha_ce},
-        }
-        changed = hydra.compose("train", ["method=topk_20", "selector.k_percent=30"])
-    assert name_of(found) == method
-    assert name_of({"selector": dict(changed.selector), "loss": found["loss"], "student": {}}) == "topk_30"
-
-
 def test_what_a_folder_holds(tmp_path):
     assert standing(tmp_path, made()) == Standing()
     write(tmp_path / "run.json", made(place=str(tmp_path)))
@@ -287,3 +277,21 @@ def test_the_rate_follows_the_tokens():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
     with pytest.raises(ValueError, match="reduce_lr_on_plateau"):
         spread("reduce_lr_on_plateau", optimizer, 0.0, 1000)
+
+
+def test_every_method_of_a_sweep_over_any_groups_ends_beside_a_random_control(place):
+    """Two signals times two losses by a preset's own selector; random tokens of their share are trained afterwards."""
+    words = [word for word in TINY if not word.startswith("controls")]
+    sweep = place / "signals"
+    done = ekd("train", "-m", "experiment=ekd", *words, "trainer.max_steps=4", "signal=teacher_entropy,student_entropy",
+               "loss=forward_kl,reverse_kl", "seed=0", f"hydra.sweep.dir={sweep}", cwd=place)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"report      {sweep / 'report' / 'index.html'}" in done.stdout
+    section = sections(read(sweep))[0]
+    controls = {one.name: str(section.control(one)) for one in section.methods if one.selects}
+    assert controls == {
+        "topk_20": "random_20", "topk_20-reverse_kl": "random_20-reverse_kl",
+        "topk_20-student_entropy": "random_20", "topk_20-student_entropy-reverse_kl": "random_20-reverse_kl",
+    }  # fmt: skip
+    tokens = {cell.figures["train"]["supervised_tokens"] for cell in section.cells}
+    assert len(section.cells) == 6 and len(tokens) == 1
