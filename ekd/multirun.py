@@ -23,8 +23,11 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         view, failed = outcome(folder)
         if config.controls and view.row_count > failed:
-            train_controls(folder, list(config.hydra.overrides.hydra))
+            worst = train_controls(folder, list(config.hydra.overrides.hydra))
+            if worst == 130:
+                raise KeyboardInterrupt
             view, failed = outcome(folder)
+            failed += worst > 1  # a control that did not begin has left no cell; it has said why
         show(view)
         if view.row_count > failed:
             print(f"report      {sweep_page(folder)}")
