@@ -170,12 +170,13 @@ def publish(
     """metrics.json with everything that made the figures, table.md, and the same table on the screen."""
     from rich import print as show
 
+    from ekd.files import write_json
     from ekd.marks import markdown
     from ekd.report.marks import table
 
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps({"metrics": figures, **report, **made}, indent=1, default=str))
+    write_json(folder / "metrics.json", {"metrics": figures, **report, **made})
     (folder / "table.md").write_text(markdown(title, view))
     show(table(title, view))
     print(f"metrics     {folder / 'metrics.json'}")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from ekd.door import door
 from ekd.fence import check_run
-from ekd.outside import read_json
+from ekd.files import SEAL, check_seal, make_folder, read_json
 
 FORMATS = ("hf", "gguf", "ollama")
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
@@ -66,10 +66,7 @@ def finished(run: str | None) -> tuple[Path, dict[str, Any]]:
     if not (folder / "metrics.json").is_file() or not (folder / "student").is_dir():
         raise ValueError(f"run={run} is not a finished training run (no student/ and metrics.json in it)")
     check_run(folder)  # a link in it would publish what it leads to
-    made = read_json(folder / "metrics.json")
-    if not isinstance(made, dict):
-        raise ValueError(f"{folder / 'metrics.json'} is not whole; run the training command again")
-    return folder, made
+    return folder, read_json(folder / "metrics.json")
 
 
 def check_code(student: Path) -> None:
@@ -92,7 +89,8 @@ def find(converter: str | None) -> Path:
 def write_hf(student: Path, folder: Path, dtype: str | None, name: str, made: dict[str, Any]) -> None:
     from ekd.report.card import card
 
-    shutil.copytree(student, folder, ignore=shutil.ignore_patterns("adapter"))  # already merged in
+    check_seal(student)
+    shutil.copytree(student, folder, ignore=shutil.ignore_patterns("adapter", SEAL))  # already merged in
     if dtype is not None:
         cast(folder, dtype)
     try:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ekd.outside import check_tree, read_json
+from ekd.files import read_json
+from ekd.outside import check_tree
 
 FILES = ("run.json", "metrics.json", "answers.jsonl", "failed.txt", "student", "report", "eval", "export")
 # What commands take from a run's config, and what may be built in it: classes of a room (any file of it) or a module.
@@ -38,7 +39,7 @@ def part_of(run: Path, name: str, part: str) -> dict[str, Any]:
     """A part of one of the run's JSON files."""
     check_run(run)
     found = read_json(run / name)
-    if not isinstance(found, dict) or not isinstance(found.get(part), dict):
+    if not isinstance(found.get(part), dict):
         raise ValueError(f"{run / name} holds no {part!r}: no training run wrote it; give another run")
     return dict(found[part])
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ekd.outside import check_plain
+
 SEAL = "digests.json"  # of a folder that ekd made: name -> [bytes, sha256] of each file in it
 ASIDE = ".aside"  # the end of a folder's name while it is being made
 
@@ -57,15 +59,19 @@ def digest(path: Path, size: int | None = None) -> str:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """With a checksum over the content, so that any damage is found on reading."""
-    replace(path, json.dumps({**content, "checksum": _checksum(content)}, indent=1).encode())
+    plain = json.loads(json.dumps(content, default=str))  # as it will be read: keys are texts, tuples are lists
+    replace(path, json.dumps({**plain, "checksum": _checksum(plain)}, indent=1).encode())
 
 
 def read_json(path: Path, *, checksum: bool = False) -> dict[str, Any]:
-    """Raises Damaged, which names the file. checksum: without one, too; else it may have been written by hand."""
+    """Raises Damaged, which names the file, and ValueError for a link or a device. checksum: Damaged without one, too;
+    else it may have been written by hand.
+    """
+    check_plain(path)
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise Damaged(f"{path} is damaged ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:  # not to be read, not UTF-8, not JSON, nested without end
+        raise Damaged(f"{path} cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise Damaged(f"{path} is damaged (it holds no object)")
     written = content.pop("checksum", None)
@@ -75,8 +81,7 @@ def read_json(path: Path, *, checksum: bool = False) -> dict[str, Any]:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    plain = json.loads(json.dumps(content))  # as it will be read: keys are texts, tuples are lists
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def seal(folder: Path) -> None:

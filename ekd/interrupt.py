@@ -11,10 +11,15 @@ import lightning as L
 
 
 class Interrupt(L.Callback):
-    """Saves `dirpath`/interrupted.ckpt, from which `ckpt=...` goes on exactly. `path` is None unless it did."""
+    """Saves `dirpath`/interrupted.ckpt, from which `ckpt=...` goes on exactly. `path` is None unless it did.
 
-    def __init__(self, dirpath: str) -> None:
-        self.dirpath = Path(dirpath)
+    And `dirpath`/trained.ckpt after the last step, so that what follows may fail; not where that step is one of
+    `every`, at which another callback saves. `done`: the checkpoint of the last step.
+    """
+
+    def __init__(self, dirpath: str, every: int | None) -> None:
+        self.dirpath, self.every = Path(dirpath), every
+        self.done: Path | None = None
         self.asked = False
         self.path: Path | None = None
         self._step = 0
@@ -33,11 +38,19 @@ class Interrupt(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         # Within an optimizer step a partly accumulated gradient would be lost, so its end is waited for.
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if stepped and self._is_last(trainer) and (not self.every or self._step % self.every):
+            self.done = self.dirpath / "trained.ckpt"
+            trainer.save_checkpoint(self.done)
         if not stepped or not trainer.strategy.reduce_boolean_decision(self.asked, all=False):  # all save, or none
             return
         self.path = self.dirpath / "interrupted.ckpt"
         trainer.save_checkpoint(self.path)
         trainer.should_stop = True
+
+    def _is_last(self, trainer: L.Trainer) -> bool:
+        student: Any = trainer.lightning_module
+        learned = student.supervised_tokens is not None and int(student.supervised) >= student.supervised_tokens
+        return learned or trainer.global_step == trainer.max_steps
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self.asked:

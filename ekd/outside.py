@@ -6,12 +6,10 @@ it destroys what somebody else keeps. The folder itself is the user's word and m
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 
 def check_plain(path: Path) -> None:
@@ -42,12 +40,3 @@ def check_tree(folder: Path, names: Iterable[str]) -> None:
 def plain_file(path: Path) -> bool:
     """Whether there is a plain file, not a link, device, pipe or folder."""
     return path.is_file() and not path.is_symlink()
-
-
-def read_json(path: Path) -> Any:
-    """Raises ValueError, one sentence, for a link, a device, a file that is not there, and what is not JSON."""
-    check_plain(path)
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
+from ekd.checkpoint import restore
 from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
 from ekd.guard import check_kl, check_step, gradient_norm
@@ -53,6 +54,7 @@ class Student(L.LightningModule):
         lora: Lora | None,
         gradient_checkpointing: bool,
         compile: bool,
+        start: str | None,
         trust_remote_code: bool,
         signal: Signal,
         selector: Selector,
@@ -76,7 +78,7 @@ class Student(L.LightningModule):
             )
         self.spec = dict[str, Any](layers=layers, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
         self.name, self.gradient_checkpointing, self.compiling = model, gradient_checkpointing, compile
-        self.quantize, self.lora = quantize, lora
+        self.quantize, self.lora, self.start = quantize, lora, start
         self.strict_loading = lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
         self.pricing = dict[str, Any](temperature=temperature, alpha_ce=alpha_ce, tail=tail, budget_mb=head_mb)
@@ -135,6 +137,8 @@ class Student(L.LightningModule):
         check_head(self.model)
         if self.lora is not None:
             self.lora.attach(self.model)
+        if self.start is not None:
+            restore(self.model, Path(self.start), self.name, partly=self.lora is not None)
         self.model.train()
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})

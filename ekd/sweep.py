@@ -3,41 +3,72 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
 from rich.table import Table
 
+from ekd.checkpoint import is_whole
+from ekd.files import Damaged, acquire, check_seal, read_json
 from ekd.report.sweep import Lost, read_cells
 
 APART = ("ckpt", "keep_checkpoints", "plan", "plan_gb", "logger")  # of a config: what does not change the result
 
 
 class Standing(NamedTuple):
-    """What a folder holds. begun: this very run, which goes on from `ckpt` or anew. other: another run."""
+    """What a folder holds. begun: this very run, which goes on from `ckpt` or anew. other: another run.
+
+    damage: what of this run is not as it was written; it is made again.
+    """
 
     finished: bool = False
     begun: bool = False
     other: bool = False
     ckpt: Path | None = None
+    damage: str = ""
 
 
 def standing(run: Path, made: dict[str, Any]) -> Standing:
     """Touches nothing: every rank may ask."""
-    begun = read(run / "run.json")
-    if begun is None:
-        return Standing()
-    if identity(begun, run) != identity(made, run):
-        return Standing(other=True)
-    if read(run / "metrics.json") is not None:
-        return Standing(finished=True)
-    whole = [file for file in (run / "checkpoints").glob("*.ckpt") if zipfile.is_zipfile(file)]  # a kill tears files
-    return Standing(begun=True, ckpt=max(whole, key=lambda file: file.stat().st_mtime, default=None))
+    damage = ""
+    try:
+        begun = read(run / "run.json")
+        if begun is None:
+            return Standing()
+        if identity(begun, run) != identity(made, run):
+            return Standing(other=True)
+    except Damaged as error:
+        return Standing(other=True, damage=str(error))
+    try:
+        if read(run / "metrics.json") is not None:
+            check_seal(run / "student")
+            return Standing(finished=True)
+    except Damaged as error:
+        damage = str(error)
+    files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: -file.stat().st_mtime)
+    return Standing(begun=True, ckpt=next(filter(is_whole, files), None), damage=damage)
+
+
+def hold(run: Path, *, wait: bool) -> FileLock:
+    """The run's folder for this process alone, until it ends. wait: for another that has it; else it is refused."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / ".lock")
+    if wait:
+        return acquire(lock, f"runs in {run}")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another process runs in {run}: wait for its end, or give this run a folder of its own (hydra.run.dir=...)"
+        ) from None
+    return lock
 
 
 def make_room(run: Path, now: Standing) -> None:
     """Before a run starts in a folder that held something: nothing is lost. On one rank."""
+    if now.damage:
+        print(f"mending     {now.damage}")
     if now.other:
         print(f"{run} held another run; its files are in {set_aside(run).name}")
     if now.begun:
@@ -49,7 +80,11 @@ def identity(made: dict[str, Any], run: Path) -> dict[str, Any]:
     """What decides a result: the resolved config, wherever the run's folder is, and the code."""
     config = {key: value for key, value in made["config"].items() if key not in APART}
     own = str(made.get("folder", run))  # where it ran: a sweep may have been moved since
-    return {"config": json.dumps(config, sort_keys=True).replace(own, ""), "code": made["code"]}
+    return {
+        "config": json.dumps(config, sort_keys=True).replace(own, ""),
+        "code": made["code"],
+        "student": made.get("student"),
+    }
 
 
 def set_aside(run: Path) -> Path:
@@ -58,7 +93,7 @@ def set_aside(run: Path) -> Path:
     aside = run / f"earlier-{number}"
     aside.mkdir()
     for file in list(run.iterdir()):
-        if file.name != ".hydra" and not file.name.startswith("earlier-") and file.suffix != ".log":
+        if file.name not in (".hydra", ".lock") and not file.name.startswith("earlier-") and file.suffix != ".log":
             file.rename(aside / file.name)
     return aside
 
@@ -73,14 +108,14 @@ def keep_curve(run: Path) -> None:
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-def write(file: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    fresh = file.with_name(f"{file.name}.tmp")
-    fresh.write_text(json.dumps(content, indent=1))
-    fresh.rename(file)
+    """None where there is none. Raises Damaged, which names it."""
+    if not file.exists():
+        return None
+    content = read_json(file)
+    wrong = [key for key, kind in (("config", dict), ("code", str)) if not isinstance(content.get(key), kind)]
+    if wrong:
+        raise Damaged(f"{file} is damaged (no {wrong[0]} in it)")
+    return content
 
 
 def outcome(sweep: Path) -> tuple[Table, int]:

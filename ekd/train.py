@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import resource
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ekd.door import build, door, name_job, provenance
@@ -26,12 +28,15 @@ def main(config: DictConfig) -> int:
     import lightning as L
     from torch import get_num_threads
 
+    from ekd.checkpoint import Checkpoints, deciding
     from ekd.pairs import check_pairs
-    from ekd.sweep import make_room, standing, write
+    from ekd.strategy import check_strategy
+    from ekd.sweep import hold
 
     began, run = monotonic(), Path(HydraConfig.get().runtime.output_dir)
     peak_memory(reset=True)
     L.seed_everything(config.seed, workers=True, verbose=False)
+    check_start(config)
     data, student, exam = build(config.data), build(config.student), build(config.exam)
     check_pairs(data, student)
     student.check_budget(config.trainer.max_steps)
@@ -40,16 +45,39 @@ def main(config: DictConfig) -> int:
         return 0
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     made = {"config": resolved, **provenance(), **names(resolved), "folder": str(run), "threads": get_num_threads()}
+    made["student"] = student.origin()  # a folder by the same name may hold another model by now
+    callbacks, loggers = build(config.callback), build(config.logger)
+    trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
+    check_strategy(trainer.strategy)
+    own = deciding(resolved, student=made["student"], ranks=trainer.world_size)
+    trainer.strategy.checkpoint_io = Checkpoints(own, config.trainer.max_steps)
+    with hold(run, wait=HydraConfig.get().mode == RunMode.MULTIRUN) if trainer.is_global_zero else nullcontext():
+        return go(config, run, made, (data, student, exam), trainer, callbacks, began, memory)
+
+
+def go(
+    config: DictConfig,
+    run: Path,
+    made: dict[str, Any],
+    parts: tuple[TraceData, Student, Exam],
+    trainer: L.Trainer,
+    callbacks: dict[str, Any],
+    began: float,
+    memory: dict[str, float],
+) -> int:
+    """The run itself, in a folder that is this process's alone."""
+    from ekd.files import make_folder, write_json
+    from ekd.sweep import make_room, standing
+
+    data, student, exam = parts
     now = standing(run, made)
     if now.finished:
         print(f"finished before, with the same config and code: {run / 'metrics.json'}")
         mend(run)
         return 0
-    callbacks, loggers = build(config.callback), build(config.logger)
-    trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     if trainer.is_global_zero:
         make_room(run, now)
-        write(run / "run.json", made)
+        write_json(run / "run.json", made)
     for logger in trainer.loggers:
         logger.log_hyperparams(made)
 
@@ -58,40 +86,73 @@ def main(config: DictConfig) -> int:
         if trainer.is_global_zero:
             print(f"\nstopped after step {trainer.global_step}; go on with ckpt={callbacks['interrupt'].path}")
         return 130
-    after = trainer.validate(student, data, verbose=False)[0]
-    if not trainer.is_global_zero:
-        return 0
-    if config.save_student:  # before metrics.json, whose presence says that the run is complete
-        student.save(run / "student")
-        data.collector.spoken.save_pretrained(run / "student")
-    figures = {
-        "before": student.before,
-        "after": after,
-        "train": trained(student),
-        "exams": judge(config, exam, data, student, run),
-        "trace_entropy": data.entropy_histogram(),
-        "peak_memory_gb": peak_memory(),
-        "step_memory_gb": memory | {"measured": peak} if memory else {},
-        "minutes": student.minutes + (monotonic() - began) / 60,
-    }
-    logged = keep(run, {"figures": figures, **made, "traces": str(data.store.path)}, trainer, exam)
+    with Trained(callbacks["interrupt"].done):
+        after = trainer.validate(student, data, verbose=False)[0]
+        if not trainer.is_global_zero:
+            return 0
+        if config.save_student:  # before metrics.json, whose presence says that the run is complete
+            make_folder(run / "student", partial(save_student, student, data))
+        figures = {
+            "before": student.before,
+            "after": after,
+            "train": trained(student),
+            "exams": judge(config, exam, data, student, run),
+            "trace_entropy": data.entropy_histogram(),
+            "peak_memory_gb": peak_memory(),
+            "step_memory_gb": memory | {"measured": peak} if memory else {},
+            "minutes": student.minutes + (monotonic() - began) / 60,
+        }
+        logged = keep(run, {"figures": figures, **made, "traces": str(data.store.path)}, trainer, exam)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *logged, sep="\n")
     return 0
 
 
+def check_start(config: DictConfig) -> None:
+    """Before any work: where the weights come from."""
+    from ekd.checkpoint import check
+
+    if config.ckpt is not None and config.ckpt_from is not None:
+        raise ValueError(
+            f"ckpt={config.ckpt} goes on with a run and ckpt_from={config.ckpt_from} starts one: give one of them"
+        )
+    for path in (config.ckpt, config.ckpt_from):
+        if path is not None:
+            check(Path(path))
+
+
+def save_student(student: Student, data: TraceData, folder: Path) -> None:
+    student.save(folder)
+    data.collector.spoken.save_pretrained(folder)
+
+
+class Trained:
+    """What follows training may fail; it then says from which checkpoint to go on, with nothing to train again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if error is not None and self.path is not None:
+            print(f"the training is kept: what follows it is done by the same command with ckpt={self.path}")
+        elif self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
 def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> list[str]:
     """What came out: in metrics.json, with the loggers, as a page, and as a table. -> lines on where that is."""
     from rich import print as show
 
+    from ekd.files import write_json
     from ekd.report.page import run_page
     from ekd.report.run import table
     from ekd.run_log import log_outcome
-    from ekd.sweep import write
 
     figures = outcome["figures"]
-    write(run / "metrics.json", outcome)
+    write_json(run / "metrics.json", outcome)
     marks = flat(figures["exams"], type(exam.dataset).__name__.lower())
     logged = log_outcome(trainer.loggers, outcome, marks, exam.questions(), run / "answers.jsonl", trainer.global_step)
     show(table(figures))
@@ -169,7 +230,9 @@ def peak_memory(*, reset: bool = False) -> float:
 
 def val_kl(run: Path) -> float:
     """What Optuna makes small."""
-    return float(json.loads((run / "metrics.json").read_text())["figures"]["after"]["val/kl"])
+    from ekd.files import read_json
+
+    return float(read_json(run / "metrics.json")["figures"]["after"]["val/kl"])
 
 
 def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[str, float]:
@@ -212,7 +275,7 @@ def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run
     if config.judge.teacher:
         path = kept / f"{exam.identity(teacher.origin(), tokenizer)}.jsonl"
         sittings["teacher"] = (exam.by_teacher(teacher), path)
-    if config.judge.before:
+    if config.judge.before and config.ckpt_from is None:  # else it is not what training began with
         path = kept / f"{exam.identity(student.origin(), tokenizer)}.jsonl"
         sittings["student before"] = (exam.by_model(lambda: pupil.load().to(device), tokenizer), path)
     trained = exam.by_model(lambda: pupil.model.to(device), tokenizer)

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from fake_traces import fake_trace
 
-from ekd.outside import check_tree, read_json
+from ekd.files import read_json
+from ekd.outside import check_tree
 from ekd.store import manifest
 from ekd.store.__main__ import main
 from ekd.store.shard import SCHEMA, Shard, checksum, stream

@@ -15,10 +15,12 @@ import pytest
 import torch
 from test_train import ROOT, ekd
 
+from ekd.checkpoint import save
+from ekd.files import write_json as write
 from ekd.report.section import sections
 from ekd.report.sweep import read
 from ekd.schedule import set_rate, spread
-from ekd.sweep import Standing, identity, make_room, outcome, standing, write
+from ekd.sweep import Standing, identity, make_room, outcome, standing
 
 # What experiment=tiny sets, on the command line: `experiment` is the sweep's here.
 TINY = [
@@ -259,8 +261,11 @@ def test_what_a_folder_holds(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "torn.ckpt").write_bytes(b"PK\x03\x04 half")
     assert standing(tmp_path, moved).ckpt is None
-    torch.save({}, tmp_path / "checkpoints" / "whole.ckpt")
+    save({}, tmp_path / "checkpoints" / "whole.ckpt")
     assert standing(tmp_path, moved).ckpt == tmp_path / "checkpoints" / "whole.ckpt"
+    (tmp_path / "metrics.json").write_text('{"half')
+    torn = standing(tmp_path, moved)
+    assert torn.begun and not torn.finished and "metrics.json is damaged" in torn.damage, "it is made again"
     write(tmp_path / "metrics.json", moved)
     assert standing(tmp_path, moved).finished
     make_room(tmp_path, Standing(other=True))

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins import TorchCheckpointIO
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ekd.checkpoint import restore
 from ekd.exam import Exam, Solver
 from ekd.files import digest
 from ekd.model import load_model, pick_device
 from ekd.source import identity
-
-STUDENT = "model."  # how a checkpoint calls the student's weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +49,8 @@ class HF:
             trust_remote_code=self.trust_remote_code,
         ).eval()
         if self.checkpoint is not None:
-            self._restore(model, self.checkpoint)
+            restore(model, Path(self.checkpoint), f"{self.model} with layers={self.layers}")
         return model
-
-    def _restore(self, model: PreTrainedModel, checkpoint: str) -> None:
-        state = TorchCheckpointIO().load_checkpoint(
-            checkpoint, map_location=lambda storage, _: storage, weights_only=True
-        )["state_dict"]
-        weights = {name.removeprefix(STUDENT): value for name, value in state.items() if name.startswith(STUDENT)}
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"ckpt={checkpoint} does not hold the weights of {self.model} with layers={self.layers}: name the run "
-                "that made it (run=...), or the saved student (student.model=RUN/student)"
-            ) from error
 
 
 def _digest(checkpoint: Path) -> str:

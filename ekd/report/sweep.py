@@ -6,7 +6,6 @@ PATH/[BUDGET/]METHOD/seed_N/ holds one training run each; a cell is finished whe
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ekd.files import read_json
 from ekd.method import Method, method_of
-from ekd.outside import check_plain
 from ekd.report.conditions import settings_of
 
 BUDGETS = ("steps", "tokens")
@@ -88,8 +87,7 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
             return Lost(folder, budget, method, seed, "failed", note.read_text(errors="replace").strip())
         return Lost(folder, budget, method, seed, "unfinished", "not finished: the same command goes on with it")
     try:
-        check_plain(file)
-        made = json.loads(file.read_text())
+        made = read_json(file)
         figures = made.pop("figures")
         if made.get("budget") not in (None, "", *BUDGETS):
             raise ValueError(f"there is no budget {made['budget']!r}")
@@ -105,7 +103,7 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
         float(figures["train"]["supervised_tokens"])
         for when in ("before", "after"):  # what is no number was not measured
             figures[when] = {k: v for k, v in figures.get(when, {}).items() if math.isfinite(v)}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"metrics.json is not whole ({type(error).__name__}: {error}); delete it and start the sweep again"
         return Lost(folder, budget, method, seed, "unreadable", why)
     if not math.isfinite(kl):
