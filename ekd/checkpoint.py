@@ -135,6 +135,13 @@ def is_whole(path: Path) -> bool:
     return comment == MARK + digest(path, size).encode()
 
 
+def about(path: Path) -> dict[str, str]:
+    """Of a checkpoint that was checked: which file, and what was in it."""
+    with path.open("rb") as file:
+        file.seek(-64, os.SEEK_END)
+        return {"file": str(path), "sha256": file.read().decode()}
+
+
 def restore(model: nn.Module, path: Path, name: str, *, partly: bool = False) -> None:
     """The student's weights from a checkpoint. partly: those that are frozen may be missing there (adapters)."""
     weights: dict[str, Tensor] = load(path)["state_dict"]

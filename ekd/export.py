@@ -6,7 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,11 @@ def main(config: DictConfig) -> int:
     name = re.sub(r"[^a-z0-9._-]+", "-", (config.name or run.resolve().name).lower()).strip("-.")
     if not name:
         raise ValueError(f"name={config.name or run.name} leaves no letter, digit or . _ -: give another name=")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as aside:  # complete or absent
-        folder = Path(aside) / "hf"
-        write_hf(run / "student", folder, config.dtype, name, made)
-        made_folder = folder if converter is None else Path(aside) / "gguf"
-        if converter is not None:
-            made_folder.mkdir()
-            convert(converter, folder, made_folder / f"{name}.gguf", config.outtype)
-        if config.format == "ollama":
-            write_modelfile(folder, made_folder, f"{name}.gguf", made)
-        made_folder.rename(out)
+    student = partial(write_hf, run / "student", dtype=config.dtype, name=name, made=made)
+    if converter is None:
+        make_folder(out, student)
+    else:
+        make_folder(out, partial(write_gguf, student, converter, f"{name}.gguf", config, made))
     print(f"written     {out}")
     if config.format == "ollama":
         print(f"serve it    ollama create {name} -f {out / 'Modelfile'} && ollama run {name}")
@@ -86,11 +81,25 @@ def find(converter: str | None) -> Path:
     return path.resolve()
 
 
+def write_gguf(
+    student: Callable[[Path], None], converter: Path, file: str, config: DictConfig, made: dict[str, Any], folder: Path
+) -> None:
+    """The GGUF and, for Ollama, its Modelfile. student: writes what is converted into a folder."""
+    plain = folder / "hf"
+    plain.mkdir()
+    student(plain)
+    convert(converter, plain, folder / file, config.outtype)
+    if config.format == "ollama":
+        write_modelfile(plain, folder, file, made)
+    shutil.rmtree(plain)
+
+
 def write_hf(student: Path, folder: Path, dtype: str | None, name: str, made: dict[str, Any]) -> None:
     from ekd.report.card import card
 
     check_seal(student)
-    shutil.copytree(student, folder, ignore=shutil.ignore_patterns("adapter", SEAL))  # already merged in
+    # adapters are merged in already; the student's seal is not that of another precision
+    shutil.copytree(student, folder, ignore=shutil.ignore_patterns("adapter", SEAL), dirs_exist_ok=True)
     if dtype is not None:
         cast(folder, dtype)
     try:

@@ -70,8 +70,10 @@ def read_json(path: Path, *, checksum: bool = False) -> dict[str, Any]:
     check_plain(path)
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # not to be read, not UTF-8, not JSON, nested without end
+    except OSError as error:
         raise Damaged(f"{path} cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise Damaged(f"{path} is damaged ({error})") from None
     if not isinstance(content, dict):
         raise Damaged(f"{path} is damaged (it holds no object)")
     written = content.pop("checksum", None)

@@ -57,3 +57,21 @@ class Interrupt(L.Callback):
             raise KeyboardInterrupt
         self.asked = True
         print("\nfinishing this step, then saving (Ctrl-C again: stop at once) ...", flush=True)
+
+
+class Trained:
+    """What follows training may fail; it then says from which checkpoint to go on, with nothing to train again."""
+
+    def __init__(self, path: Path | None, other: str, *, here: bool) -> None:
+        """path: the checkpoint that is kept for this alone. other: of a last step that another callback saved."""
+        self.path, self.kept, self.here = path, path or other, here
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if not self.here:  # one rank speaks and deletes
+            return
+        if error is not None and self.kept:
+            print(f"the training is kept: what follows it is done by the same command with ckpt={self.kept}")
+        elif error is None and self.path is not None:
+            self.path.unlink(missing_ok=True)

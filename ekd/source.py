@@ -91,7 +91,7 @@ class Digests:
     def _read(self) -> dict[str, list[int | str]]:
         try:
             return read_json(self.file, checksum=True)
-        except (FileNotFoundError, Damaged):  # it only saves time
+        except Damaged:  # it only saves time
             return {}
 
     def _keep(self, fresh: dict[str, list[int | str]]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
-from ekd.checkpoint import restore
+from ekd.checkpoint import about, restore
 from ekd.data import TraceData
 from ekd.diagnostics import Diagnostics
 from ekd.guard import check_kl, check_step, gradient_norm
@@ -32,6 +32,8 @@ HARD_ROWS = ("end", "all", "none")
 class Student(L.LightningModule):
     """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.model.load_model`. lora: train low-rank
     adapters only. compile: the decoder through torch.compile. optimizer: parameters -> optimizer.
+
+    start: a checkpoint whose weights replace the model's.
 
     schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. supervised_tokens:
     the run ends after learning from so many, and the schedule runs over them; None: over the steps. grad_limit: a
@@ -78,7 +80,8 @@ class Student(L.LightningModule):
             )
         self.spec = dict[str, Any](layers=layers, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
         self.name, self.gradient_checkpointing, self.compiling = model, gradient_checkpointing, compile
-        self.quantize, self.lora, self.start = quantize, lora, start
+        self.quantize, self.lora = quantize, lora
+        self.start = None if start is None else about(Path(start))  # of which weights; kept in checkpoints
         self.strict_loading = lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
         self.pricing = dict[str, Any](temperature=temperature, alpha_ce=alpha_ce, tail=tail, budget_mb=head_mb)
@@ -138,7 +141,7 @@ class Student(L.LightningModule):
         if self.lora is not None:
             self.lora.attach(self.model)
         if self.start is not None:
-            restore(self.model, Path(self.start), self.name, partly=self.lora is not None)
+            restore(self.model, Path(self.start["file"]), self.name, partly=self.lora is not None)
         self.model.train()
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -156,11 +159,13 @@ class Student(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         past = checkpoint["past"]
         self.before, self.speed, self.minutes = past["before"], past["speed"], past["minutes"]
+        self.start = past["start"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was found so far; and what is frozen is not written a hundred times."""
         minutes = self.minutes + (monotonic() - self.began) / 60
-        checkpoint["past"] = {"before": self.before, "speed": dict(self.speed), "minutes": minutes}
+        past = {"before": self.before, "speed": dict(self.speed), "minutes": minutes, "start": self.start}
+        checkpoint["past"] = past
         if self.lora is not None:
             learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             weights = checkpoint["state_dict"].items()

@@ -72,6 +72,8 @@ def make_room(run: Path, now: Standing) -> None:
     if now.other:
         print(f"{run} held another run; its files are in {set_aside(run).name}")
     if now.begun:
+        for torn in (run / "checkpoints").glob(".*.tmp"):  # of a killed writer
+            torn.unlink()
         keep_curve(run)
         print(f"going on    {now.ckpt or 'from the start: there is no checkpoint'}")
 
@@ -84,6 +86,7 @@ def identity(made: dict[str, Any], run: Path) -> dict[str, Any]:
         "config": json.dumps(config, sort_keys=True).replace(own, ""),
         "code": made["code"],
         "student": made.get("student"),
+        "start": made.get("start"),
     }
 
 

@@ -46,6 +46,7 @@ def main(config: DictConfig) -> int:
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     made = {"config": resolved, **provenance(), **names(resolved), "folder": str(run), "threads": get_num_threads()}
     made["student"] = student.origin()  # a folder by the same name may hold another model by now
+    made["start"] = student.start
     callbacks, loggers = build(config.callback), build(config.logger)
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     check_strategy(trainer.strategy)
@@ -67,6 +68,7 @@ def go(
 ) -> int:
     """The run itself, in a folder that is this process's alone."""
     from ekd.files import make_folder, write_json
+    from ekd.interrupt import Trained
     from ekd.sweep import make_room, standing
 
     data, student, exam = parts
@@ -86,23 +88,20 @@ def go(
         if trainer.is_global_zero:
             print(f"\nstopped after step {trainer.global_step}; go on with ckpt={callbacks['interrupt'].path}")
         return 130
-    with Trained(callbacks["interrupt"].done):
+    with Trained(callbacks["interrupt"].done, callbacks["checkpoint"].last_model_path, here=trainer.is_global_zero):
         after = trainer.validate(student, data, verbose=False)[0]
         if not trainer.is_global_zero:
             return 0
         if config.save_student:  # before metrics.json, whose presence says that the run is complete
             make_folder(run / "student", partial(save_student, student, data))
         figures = {
-            "before": student.before,
-            "after": after,
-            "train": trained(student),
-            "exams": judge(config, exam, data, student, run),
-            "trace_entropy": data.entropy_histogram(),
-            "peak_memory_gb": peak_memory(),
+            **{"before": student.before, "after": after, "train": trained(student)},
+            **{"exams": judge(config, exam, data, student, run), "trace_entropy": data.entropy_histogram()},
+            **{"peak_memory_gb": peak_memory(), "minutes": student.minutes + (monotonic() - began) / 60},
             "step_memory_gb": memory | {"measured": peak} if memory else {},
-            "minutes": student.minutes + (monotonic() - began) / 60,
         }
-        logged = keep(run, {"figures": figures, **made, "traces": str(data.store.path)}, trainer, exam)
+        made |= {"start": student.start, "traces": str(data.store.path)}  # of a run that went on: what it began with
+        logged = keep(run, {"figures": figures, **made}, trainer, exam)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *logged, sep="\n")
@@ -125,21 +124,6 @@ def check_start(config: DictConfig) -> None:
 def save_student(student: Student, data: TraceData, folder: Path) -> None:
     student.save(folder)
     data.collector.spoken.save_pretrained(folder)
-
-
-class Trained:
-    """What follows training may fail; it then says from which checkpoint to go on, with nothing to train again."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if error is not None and self.path is not None:
-            print(f"the training is kept: what follows it is done by the same command with ckpt={self.path}")
-        elif self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> list[str]:
@@ -191,7 +175,12 @@ def tidy(checkpoint: ModelCheckpoint, *, keep: bool) -> str:
     if keep:
         return checkpoint.last_model_path or "none"
     folder = Path(str(checkpoint.dirpath))
-    for pattern in ("step*.ckpt", "last*.ckpt", "interrupted.ckpt"):  # not what another callback wrote for keeps
+    for pattern in (
+        "step*.ckpt",
+        "last*.ckpt",
+        "interrupted.ckpt",
+        "trained.ckpt",
+    ):  # not what another callback wrote for keeps
         for file in folder.glob(pattern):
             file.unlink()
     if folder.exists() and not any(folder.iterdir()):

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import random
+import re
+from datetime import datetime
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from ekd.checkpoint import Checkpoints, check, deciding, load
+from ekd.door import CONF
 from ekd.strategy import check_strategy
 from ekd.sweep import hold
 
-CONFIG = {"selector": {"lower": 70}, "trainer": {"max_steps": 8, "precision": "32-true"}, "seed": 0}
+CONFIG = {
+    "selector": {"lower": 70},
+    "student": {"optimizer": {"lr": 1e-3}},
+    "trainer": {"max_steps": 8, "precision": "32-true"},
+    "seed": 0,
+}
 
 
 def kept(path, step=4, **changes):
@@ -26,6 +35,8 @@ def test_another_runs_checkpoint_is_refused_with_both_sides_and_a_longer_run_is_
     assert torch.equal(Checkpoints(deciding(longer), 80).load_checkpoint(file)["w"], torch.arange(999))
     with pytest.raises(ValueError, match=r"selector\.lower is 70 there, 20 here.*ckpt_from="):
         Checkpoints(deciding(CONFIG | {"selector": {"lower": 20}}), 8).load_checkpoint(file)
+    with pytest.raises(ValueError, match=r"student\.optimizer\.lr is 0\.001 there, 0\.0005 here"):
+        Checkpoints(deciding(CONFIG | {"student": {"optimizer": {"lr": 5e-4}}}), 8).load_checkpoint(file)
     with pytest.raises(ValueError, match=r"of step 4, beyond trainer\.max_steps=3"):
         Checkpoints(deciding(CONFIG), 3).load_checkpoint(file)
 
@@ -52,6 +63,15 @@ def test_a_strategy_that_neither_syncs_nor_shards_is_refused():
     check_strategy(DDPStrategy())
     with pytest.raises(ValueError, match=r"ModelParallelStrategy.*ddp or fsdp"):
         check_strategy(ModelParallelStrategy())
+
+
+@pytest.mark.parametrize("door", ["train", "trace"])
+def test_two_starts_in_one_second_have_two_folders(door):
+    for at in ("run", "sweep"):
+        where = yaml.safe_load((CONF / f"{door}.yaml").read_text())["hydra"][at]["dir"]
+        patterns = re.findall(r"\$\{now:([^}]*)\}", where)
+        first, second = (datetime(2026, 1, 1, microsecond=part) for part in (1, 2))
+        assert [first.strftime(p) for p in patterns] != [second.strftime(p) for p in patterns]
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path):

@@ -14,6 +14,7 @@ from test_data import data
 from test_student import student
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ekd.checkpoint import Checkpoints
 from ekd.data import Collate
 from ekd.head import head_of
 from ekd.lora import Lora
@@ -42,6 +43,7 @@ def fit(pupil: Student, steps: int, folder: Path, ckpt: Path | None = None, call
         enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder, limit_val_batches=0,
         callbacks=list(callbacks),
     )  # fmt: skip
+    trainer.strategy.checkpoint_io = Checkpoints({"seed": 0}, steps)
     trainer.fit(pupil, data(max_tokens=300), ckpt_path=ckpt, weights_only=True)
 
 
@@ -140,6 +142,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_its_checkpoint_holds_no_f
     fit(rest, 4, tmp_path, ckpt)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(rest.model.state_dict()[name], value, atol=0, rtol=0)
+
+
+def test_a_run_may_start_with_the_adapters_of_another(tmp_path):
+    ckpt = tmp_path / "two.ckpt"
+    fit(student(lora=lora()), 2, tmp_path, callbacks=[Save(ckpt)])
+    learned = torch.load(ckpt, weights_only=True)["state_dict"]
+    begun = student(lora=lora(), start=str(ckpt))
+    weights = {f"model.{name}": value for name, value in begun.model.state_dict().items()}
+    assert all(torch.equal(weights[name], value) for name, value in learned.items() if name.startswith("model."))
+    assert begun.start["file"] == str(ckpt)
+    with pytest.raises(ValueError, match=r"two\.ckpt does not hold the weights of tiny"):
+        student(lora=lora(r=2), start=str(ckpt))
+    with pytest.raises(ValueError, match=r"two\.ckpt does not hold the weights of tiny"):
+        student(start=str(ckpt))
 
 
 def test_gradient_checkpointing_changes_no_gradient():

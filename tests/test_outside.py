@@ -192,5 +192,5 @@ def test_a_folder_is_looked_through_to_the_bottom(tmp_path, precious):
 @pytest.mark.parametrize("content", ["[" * 100_000, "{", "\udcff"])
 def test_what_is_no_json_is_a_sentence_with_its_file(tmp_path, content):
     (tmp_path / "run.json").write_text(content, errors="surrogateescape")
-    with pytest.raises(ValueError, match=r"run\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
         read_json(tmp_path / "run.json")

@@ -33,7 +33,7 @@ SELECTORS = {
 def student(**changes) -> Student:
     values = {
         "model": "tiny", "layers": "all", "dtype": "float32", "attention": "sdpa", "quantize": None, "lora": None,
-        "gradient_checkpointing": False, "compile": False, "trust_remote_code": False,
+        "gradient_checkpointing": False, "compile": False, "start": None, "trust_remote_code": False,
         "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(),
         "temperature": 1.0, "alpha_ce": 0.0, "tail": "bucket", "hard_rows": "end", "head_mb": 1.0,
         "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0,

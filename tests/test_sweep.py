@@ -151,6 +151,21 @@ def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(place, whole, launcher
     assert cells(sweep) == whole
 
 
+def test_a_sweep_started_twice_waits_and_reports_no_failure(place, whole):
+    sweep = place / "twice"
+    words = ["-m", "experiment=bucket_sweep", *TINY, STEPS, "method=vanilla", "seed=0,1", f"hydra.sweep.dir={sweep}"]
+    words.append("+callback.slow._target_=sweep_slow.Slow")
+    first, deadline = start(place, *words), time.monotonic() + 120
+    while not list(sweep.rglob("*.ckpt")) and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.02)
+    second = start(place, *words)
+    said = [process.communicate(timeout=300)[0] for process in (first, second)]
+    assert first.returncode == 0 and second.returncode == 0, said
+    assert "waiting for it" in said[1] and "failed" not in said[0] + said[1]
+    assert cells(sweep) == {name: cell for name, cell in whole.items() if "vanilla" in name}
+    assert not list(sweep.rglob("earlier-*"))
+
+
 def test_a_failed_cell_is_named_and_the_others_go_on(place):
     words = ["-m", "experiment=bucket_sweep", *TINY, STEPS, "method=vanilla", "seed=0", "student.temperature=7,1"]
     subdir = "hydra.sweep.subdir=t${student.temperature}"

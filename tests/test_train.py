@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,39 @@ def test_ctrl_c_leaves_a_resumable_state_and_no_traceback(place):
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     done = ekd("train", *TINY, f"ckpt={checkpoint}", f"trainer.max_steps={step + 2}", "exam.problems=0", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_another_runs_checkpoint_is_refused_and_its_weights_alone_are_a_start_that_is_said(place):
+    words = ["exam.problems=0", "trainer.max_steps=4", "callback.checkpoint.every_n_train_steps=4"]
+    first = train(place, *words)
+    checkpoint = (first / "checkpoints" / "last.ckpt").resolve()
+    refused = ekd("train", *TINY, *words, "student.optimizer.lr=5e-4", f"ckpt={checkpoint}", cwd=place)
+    assert refused.returncode == 2 and "student.optimizer.lr is 0.001 there, 0.0005 here" in refused.stderr
+    second = train(place, *words, "student.optimizer.lr=5e-4", f"ckpt_from={checkpoint}")
+    assert figures(second)["before"]["val/kl"] == pytest.approx(figures(first)["after"]["val/kl"], rel=1e-6)
+    for name in ("run.json", "metrics.json"):
+        assert json.loads((second / name).read_text())["start"]["file"] == str(checkpoint)
+    assert str(checkpoint) in (second / "report" / "index.html").read_text()
+    third = train(place, *words, "student.optimizer.lr=5e-4", f"ckpt={second}/checkpoints/last.ckpt")
+    assert json.loads((third / "metrics.json").read_text())["start"]["file"] == str(checkpoint)
+
+
+@pytest.mark.parametrize("every", [100, 4])  # never at the last step, and at it
+def test_what_fails_after_training_costs_no_training(place, every):
+    run = place / f"late-{every}"
+    run.mkdir()
+    (run / "student").write_text("in the way of the student's folder")
+    words = [*TINY, "exam.problems=0", "trainer.max_steps=4", f"callback.checkpoint.every_n_train_steps={every}"]
+    failed = ekd("train", *words, f"hydra.run.dir={run}", cwd=place)
+    assert failed.returncode != 0 and "the training is kept" in failed.stdout
+    checkpoint = re.search(r"with ckpt=(.*\.ckpt)", failed.stdout)[1]
+    (run / "student").unlink()
+    done = ekd("train", *words, f"ckpt={checkpoint}", "keep_checkpoints=false", f"hydra.run.dir={run}", cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = train(place, *words[1:])
+    a, b = (load_file(folder / "student" / "model.safetensors") for folder in (run, whole))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not (run / "checkpoints").exists() and not (whole / "checkpoints" / "trained.ckpt").exists()
 
 
 def test_trace_collects_without_training(place):

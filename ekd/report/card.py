@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ekd.report.page import command
-from ekd.report.run import accuracy
+from ekd.report.run import accuracy, start_of
 
 CARD = """---
 {front}---
@@ -47,7 +47,7 @@ ekd {ekd}, commit {commit}{changed}; {versions}.
 
 def card(name: str, made: dict[str, Any]) -> str:
     """made: a run's metrics.json."""
-    config, figures = made["config"], made["figures"]
+    config = made["config"]
     problems = f"problems of {code(_kind(config['dataset']))}"
     shown = {group: config[group] for group in ("teacher", "signal", "selector", "loss", "student")}
     shown["teacher"] = {k: v for k, v in config["teacher"].items() if k not in ("endpoints", "api_key_env")}
@@ -61,7 +61,7 @@ def card(name: str, made: dict[str, Any]) -> str:
         did=f"read the solutions of {problems}" if config["teacher"]["mode"] == "score" else f"solved {problems}",
         selector=code(_kind(config["selector"])),
         signal=code(_kind(config["signal"])),
-        rows="\n".join(f"| {cell(label)} | {cell(value)} |" for label, value in _rows(config, figures)),
+        rows="\n".join(f"| {cell(label)} | {cell(value)} |" for label, value in _rows(made)),
         prompt=_prompt(config["prompt"]),
         command=fenced(command(made)),
         ekd=code(made["ekd"]),
@@ -95,7 +95,8 @@ def _longest(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-def _rows(config: dict[str, Any], figures: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(made: dict[str, Any]) -> list[tuple[str, str]]:
+    config, figures = made["config"], made["figures"]
     before, after, train = figures["before"], figures["after"], figures["train"]
     start = f"{before['val/kl']:.4f} → " if before else ""
     rows = [
@@ -104,6 +105,8 @@ def _rows(config: dict[str, Any], figures: dict[str, Any]) -> list[tuple[str, st
         ("top-1 agreement with the teacher", f"{after['val/agreement']:.4f}"),
         ("tokens learned from", f"{train['supervised_tokens']:,} ({100 * train['selected']:.1f}% of those seen)"),
     ]
+    if start := start_of(made):
+        rows.append(("started from", start))
     return rows + [(f"accuracy, {who}", accuracy(result)) for who, result in figures["exams"].items()]
 
 

@@ -8,6 +8,7 @@ from statistics import mean
 from scipy import stats
 
 from ekd.report.conditions import settings_of
+from ekd.report.run import start_of
 from ekd.report.section import Result, Section
 from ekd.report.sweep import Cell, curve
 
@@ -24,6 +25,7 @@ def cautions(section: Section, main: Result) -> list[str]:
         *_shares(section),
         *_tokens(section),
         *_falling(section.cells),
+        *_starts(section.cells),
         *_code(section.cells),
         *_settings(section.cells),
     ]
@@ -120,6 +122,12 @@ def _falling(cells: Sequence[Cell]) -> Iterator[str]:
             f"Training had not come to an end: held-out KL still fell by {100 * mean(falls):.0f}% from the last "
             "validation but one to the last (mean over runs). Longer runs may end in another order."
         )
+
+
+def _starts(cells: Sequence[Cell]) -> Iterator[str]:
+    said = [start for cell in cells if (start := start_of(cell.made))]
+    if said:
+        yield f"{len(said)} of {len(cells)} runs did not begin with the model's own weights: {some(sorted(set(said)))}."
 
 
 def _code(cells: Sequence[Cell]) -> Iterator[str]:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 # A place, a repetition, a budget, or a copy of what another group says.
 IDLE = re.compile(
-    r"(seed|ckpt|ckpt_from|data\.seed|method|budget|plan|plan_gb|controls)|(callback|logger|hydra)\..*"
+    r"(seed|ckpt|data\.seed|method|budget|plan|plan_gb|controls)|(callback|logger|hydra)\..*"
     r"|trainer\.(default_root_dir|logger|callbacks).*|keep_checkpoints|save_student"
-    r"|student\.(signal|selector|loss)(\..*)?|data\.(temperature|collector\.(teacher|dataset|prompt|tokenizer).*)"
+    r"|student\.(start|(signal|selector|loss)(\..*)?)|data\.(temperature|collector\.(teacher|dataset|prompt|tokenizer).*)"
     r"|exam\.(dataset|prompt)(\..*)?"
 )
 # What makes a method: see `ekd.method`.

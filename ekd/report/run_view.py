@@ -10,7 +10,7 @@ from ekd.answers import read
 from ekd.report import figures as draw
 from ekd.report.page import Drawing, Folder, command, settings, versions
 from ekd.report.plain import Table, Value
-from ekd.report.run import accuracy
+from ekd.report.run import accuracy, start_of
 from ekd.report.sweep import Cell, curve, read_cell
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def cautions(cell: Cell) -> list[str]:
         "One run is one seed: beside another run, any difference may be chance. A sweep with seeds and controls says "
         "more: python -m ekd.train -m experiment=bucket_sweep, then python -m ekd.report sweep=PATH."
     ]
+    if start := start_of(cell.made):
+        said.append(f"Training did not begin with the model's own weights but with the {start}.")
     if cell.made.get("changed"):
         said.append("ekd or conf had uncommitted changes: the commit does not say what ran.")
     problems = [int(marks["problems"]) for marks in exams(cell).values()]

@@ -18,6 +18,7 @@ import yaml
 from ekd.files import read_json
 from ekd.method import Method, method_of
 from ekd.report.conditions import settings_of
+from ekd.report.run import start_of
 
 BUDGETS = ("steps", "tokens")
 ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells
@@ -99,6 +100,7 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
             figures=figures,
             made=made,
         )
+        start_of(made)  # raises where pages could not say it
         kl = float(figures["after"]["val/kl"])
         float(figures["train"]["supervised_tokens"])
         for when in ("before", "after"):  # what is no number was not measured
