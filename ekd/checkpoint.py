@@ -26,7 +26,7 @@ FREE = {
     *(f"trainer.{name}" for name in ("num_sanity_val_steps", "default_root_dir", "enable_progress_bar", "benchmark")),
     *(f"callback.{name}" for name in ("checkpoint", "interrupt", "learning_rate", "progress", "best", "exam")),
     *("callback.early_stop", "data.workers", "data.collector.store", "student.head_mb", "student.compile"),
-    *("student.gradient_checkpointing", "student.attention"),
+    *("student.gradient_checkpointing", "student.attention", "student.start"),
     *(f"{where}.{name}" for where in ("teacher", "data.collector.teacher") for name in ("batch_size", "device")),
     *(f"{where}.{name}" for where in ("teacher", "data.collector.teacher") for name in ("attention", "concurrency")),
     *(f"{where}.{name}" for where in ("teacher", "data.collector.teacher") for name in ("endpoints", "api_key_env")),

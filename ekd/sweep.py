@@ -65,8 +65,13 @@ def hold(run: Path, *, wait: bool) -> FileLock:
     return lock
 
 
-def make_room(run: Path, now: Standing) -> None:
-    """Before a run starts in a folder that held something: nothing is lost. On one rank."""
+def make_room(run: Path, now: Standing, ckpt: str | None = None) -> None:
+    """Before a run starts in a folder that held something: nothing is lost. On one rank. ckpt: what it goes on from."""
+    if now.other and ckpt is not None and Path(ckpt).resolve().is_relative_to(run.resolve()):
+        raise ValueError(
+            f"ckpt={ckpt} lies in {run}, which holds a run of another config or code, to be kept aside: give the "
+            "longer run a folder of its own (leave hydra.run.dir out)"
+        )
     if now.damage:
         print(f"mending     {now.damage}")
     if now.other:

@@ -78,7 +78,7 @@ def go(
         mend(run)
         return 0
     if trainer.is_global_zero:
-        make_room(run, now)
+        make_room(run, now, config.ckpt)
         write_json(run / "run.json", made)
     for logger in trainer.loggers:
         logger.log_hyperparams(made)

@@ -283,6 +283,11 @@ def test_what_a_folder_holds(tmp_path):
     assert torn.begun and not torn.finished and "metrics.json is damaged" in torn.damage, "it is made again"
     write(tmp_path / "metrics.json", moved)
     assert standing(tmp_path, moved).finished
+    with pytest.raises(ValueError, match=r"whole\.ckpt lies in .*a folder of its own"):
+        make_room(tmp_path, Standing(other=True), str(tmp_path / "checkpoints" / "whole.ckpt"))
+    (tmp_path / "checkpoints" / ".torn.ckpt.tmp").touch()
+    make_room(tmp_path, Standing(begun=True))
+    assert not (tmp_path / "checkpoints" / ".torn.ckpt.tmp").exists(), "of a killed writer"
     make_room(tmp_path, Standing(other=True))
     assert sorted(f.name for f in (tmp_path / "earlier-1").iterdir()) == ["checkpoints", "metrics.json", "run.json"]
     assert standing(tmp_path, moved) == Standing()
