@@ -12,27 +12,36 @@ import argparse
 
 import numpy as np
 
+from ekd.method import TEACHER_ENTROPY, TEACHER_FREE, VANILLA, Method, Part, pairs_of, twins_of
 from ekd.report.effects import compare
-from ekd.report.method import pairs, twins
 
-METHODS = [
-    "vanilla", "teacher_free", "random_10", "random_15", "random_20", "topk_10", "topk_15", "topk_20",
-    *(f"bucket_{low}_{low + 10}" for low in range(0, 100, 10)), "bucket_5_20", "bucket_75_95",
-]  # fmt: skip
+
+def choosing(selector: str, **values: float) -> Method:
+    part = Part(selector, tuple(sorted({**values, "scope": "sequence"}.items())))
+    return VANILLA._replace(selector=part, signal=None if selector == "random" else TEACHER_ENTROPY)
+
+
+BANDS = [*((low, low + 10) for low in range(0, 100, 10)), (5, 20), (75, 95)]
+SHARES = {
+    **{VANILLA: 1.0, TEACHER_FREE: 1.0},
+    **{choosing(kind, k_percent=k): k / 100 for kind in ("random", "topk") for k in (10, 15, 20)},
+    **{choosing("bucket", lower=low, upper=high): (high - low) / 100 for low, high in BANDS},
+}
+TOP, BAND = choosing("topk", k_percent=10), choosing("bucket", lower=90, upper=100)  # one choice by two names
 SHARED, OWN = 0.05, 0.02  # nats of noise: of a seed, which pairing takes out, and of each run
 
 
-def sweep(random: np.random.Generator, seeds: int) -> dict[str, dict[int, float]]:
-    """{method: {seed: nats}} where no method matters; bucket_90_100 is topk_10 by another name, as it was there."""
+def sweep(random: np.random.Generator, seeds: int) -> dict[Method, dict[int, float]]:
+    """{method: {seed: nats}} where no method matters."""
     common = random.normal(0, SHARED, seeds)
-    table = {name: dict(enumerate(1.5 + common + random.normal(0, OWN, seeds))) for name in METHODS}
-    return table | {"bucket_90_100": table["topk_10"]}
+    table = {name: dict(enumerate(1.5 + common + random.normal(0, OWN, seeds))) for name in SHARES}
+    return table | {BAND: table[TOP]}
 
 
-def shows(table: dict[str, dict[int, float]], seeds: int) -> bool:
+def shows(table: dict[Method, dict[int, float]], seeds: int) -> bool:
     seen = {name: {seed: value for seed, value in kls.items() if seed < seeds} for name, kls in table.items()}
-    once = twins(seen)
-    return any(c.found for c in compare(seen, [pair for pair in pairs(METHODS) if pair[0] not in once]))
+    once = twins_of(seen)
+    return any(c.found for c in compare(seen, [pair for pair in pairs_of(SHARES) if pair[0] not in once]))
 
 
 def main() -> None:
