@@ -24,6 +24,7 @@ from ekd.store.shard import Part, part
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 from ekd.store.unsaved import Unsaved, recover
+from ekd.turn import end_of_turn
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Trace
 
 SHARD_SECONDS = 20.0  # traces become a shard after so long at the latest ...
@@ -61,8 +62,10 @@ class Collector:
         """What made the traces; a store made by anything else is refused."""
         teacher = self.teacher.origin()
         drawn = {"draws": teacher["draws"]} if teacher.get("draws") else {}
+        end = end_of_turn(self.spoken)  # said where the template ends a turn otherwise than the tokenizer a text
         return {
             **drawn,
+            **({"end": end} if end != self.spoken.eos_token_id else {}),
             "vocab": teacher.get("vocab") or len(self.spoken),
             "temperatures": teacher.get("temperatures", []),
             "teacher": teacher,
@@ -108,8 +111,8 @@ class Collector:
             raise ValueError(
                 f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
             )
-        response = self.spoken.encode(problem.solution, add_special_tokens=False)
-        return [self._request(problem, prompt_ids, [*response, self.spoken.eos_token_id], 0)]
+        response = self.prompt.answer_ids(self.spoken, problem.solution, prompt_ids)
+        return [self._request(problem, prompt_ids, response, 0)]
 
     def _request(self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int) -> Request:
         made = [prompt_ids, response, None if response else [self.seed, sample]]

@@ -118,10 +118,37 @@ def _grow(text: list[int], token: int, end: set[int], limit: int) -> bool:
     return len(text) < limit and text[-1] not in end
 
 
+def context_of(model: PreTrainedModel) -> float:
+    """How many tokens the model was made for; infinite where its config does not say."""
+    return model.config.get_text_config().to_dict().get("max_position_embeddings") or float("inf")
+
+
+def check_ids(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> None:
+    """Raises ValueError for an id that the model has no embedding for: its tokenizer has been enlarged or exchanged."""
+    embeddings, most = model.get_input_embeddings(), max(map(max, texts))
+    rows = len(embeddings.weight)  # type: ignore[arg-type] # an Embedding, whatever the annotation says
+    if most >= rows:
+        raise ValueError(
+            f"a text holds token {most} and the model has embeddings for {rows}: its tokenizer is another's; take the "
+            "tokenizer that the model was trained with, or resize the model's embeddings to it"
+        )
+
+
+def check_scored(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> None:
+    """Before a text is read: beyond its context a model's distributions are noise."""
+    check_ids(model, texts)
+    context, longest = context_of(model), max(map(len, texts))
+    if longest > context:
+        raise ValueError(
+            f"a prompt with its solution has {longest} tokens and the model's context is {context}: set fewer "
+            "prompt.shots, or leave out the longest problems"
+        )
+
+
 def _limits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
     """How many tokens each text may have: beyond its context a model writes noise."""
-    context = model.config.get_text_config().to_dict().get("max_position_embeddings") or float("inf")
-    longest = max(map(len, prompts))
+    context, longest = context_of(model), max(map(len, prompts))
+    check_ids(model, prompts)
     if longest >= context:
         raise ValueError(
             f"a prompt has {longest} tokens and the model's context is {context}: set fewer prompt.shots, or leave "

@@ -28,6 +28,7 @@ from transformers import (
 from ekd.files import check_seal
 from ekd.source import EMBEDDED, clear_errors, source
 from ekd.tiny import is_tiny, tiny_config, tiny_model, tiny_tokenizer
+from ekd.turn import end_of_turn
 
 # Spread over the depth, the ends kept: a cut that still learns quickly (see README, "the demo").
 EMBEDDED_CUT = (0, 1, 2, 9, 16, 23, 28, 29)
@@ -76,7 +77,7 @@ def load_model(
             place = source(name)
             check_seal(Path(place))
             model = AutoModelForCausalLM.from_pretrained(place, **options)
-    keep = _layers(name, layers, model.config.num_hidden_layers)
+    keep = _layers(name, layers, model.config.get_text_config().num_hidden_layers)
     if keep is not None:
         model = _cut(model, keep)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
@@ -87,9 +88,10 @@ def load_model(
 def skeleton(name: str, *, layers: Sequence[int] | str, dtype: str, attention: str, trust_remote_code: bool) -> Any:
     """The same architecture by its config alone, weights made up; made under FakeTensorMode it takes no memory."""
     config = _config(name, trust_remote_code)
-    keep = _layers(name, layers, config.num_hidden_layers)
+    text = config.get_text_config()
+    keep = _layers(name, layers, text.num_hidden_layers)
     if keep is not None:
-        config.num_hidden_layers = len(keep)
+        text.num_hidden_layers = len(keep)
     return AutoModelForCausalLM.from_config(
         config, dtype=_dtype(dtype), attn_implementation=attention, trust_remote_code=trust_remote_code
     )
@@ -98,7 +100,7 @@ def skeleton(name: str, *, layers: Sequence[int] | str, dtype: str, attention: s
 def check_layers(name: str, layers: Sequence[int] | str, *, trust_remote_code: bool = False) -> None:
     """What `load_model` would refuse, from the config alone: before an hour of tracing."""
     if layers not in ("all", "auto"):
-        _layers(name, layers, _config(name, trust_remote_code).num_hidden_layers)
+        _layers(name, layers, _config(name, trust_remote_code).get_text_config().num_hidden_layers)
 
 
 def _config(name: str, trust_remote_code: bool) -> Any:
@@ -112,7 +114,7 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[i
     """Every id after which an answer is over. Some models list several (Qwen: <|im_end|> and <|endoftext|>)."""
     listed = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = set(listed) if isinstance(listed, list) else {listed}
-    return {i for i in ids | {tokenizer.eos_token_id} if i is not None}
+    return {i for i in ids | {tokenizer.eos_token_id, end_of_turn(tokenizer)} if i is not None}
 
 
 def pick_device(device: str) -> str:

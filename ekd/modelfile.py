@@ -15,6 +15,8 @@ from typing import NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ekd.turn import end_of_turn
+
 ROLES = ("system", "user", "assistant")
 Message = dict[str, str]
 
@@ -31,14 +33,14 @@ def modelfile(gguf: str, tokenizer: PreTrainedTokenizerBase, system: str, sampli
 
     sampling: how the student was judged; Ollama would take its own defaults otherwise.
     """
-    frames = find_frames(tokenizer)
+    frames, end = find_frames(tokenizer), str(tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)))
     lines = [f"FROM ./{gguf}"]
     if frames is not None:
         lines.append(f"TEMPLATE {quoted('chat template', go_template(frames))}")
         system = system or frames.system or ""
     if system:
         lines.append(f"SYSTEM {quoted('system message', system)}")
-    lines.append(f"PARAMETER stop {quoted('end token', str(tokenizer.eos_token))}")
+    lines.append(f"PARAMETER stop {quoted('end token', end)}")
     return "\n".join([*lines, *(f"PARAMETER {name} {float(value):g}" for name, value in sampling.items()), ""])
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ekd.turn import Message, answer_text, end_of_turn, render_chat
 from ekd.types import Problem
+
+LAST = 16  # ids of a prompt: enough to see whether it ends in an open thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +44,33 @@ class Prompt:
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "
                 "take the -Instruct version, or give the tokenizer a chat_template"
             )
-        extra: dict[str, Any] = {} if self.thinking is None else {"enable_thinking": self.thinking}
-        ids: Any = tokenizer.apply_chat_template(
-            self._messages(problem, examples), add_generation_prompt=True, return_dict=False, **extra
-        )
-        return list(ids)
+        text = self._rendered(tokenizer, self._messages(problem, examples))
+        return list(tokenizer.encode(text, add_special_tokens=False))
 
-    def _messages(self, problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:
+    def answer_ids(self, tokenizer: PreTrainedTokenizerBase, solution: str, prompt_ids: Sequence[int]) -> list[int]:
+        """Token ids of a solution as the answer that prompt_ids leave off at, with the token that ends it."""
+        text = answer_text(solution, str(tokenizer.decode(list(prompt_ids[-LAST:]))))
+        return [*tokenizer.encode(text, add_special_tokens=False), end_of_turn(tokenizer)]
+
+    def _rendered(self, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+        """Up to where the answer begins. Raises ValueError for a template that refuses the messages."""
+        try:
+            text = render_chat(tokenizer, messages, answer=True, thinking=self.thinking)
+        except TemplateError as error:
+            if not self.system:
+                raise ValueError(
+                    f"the chat template of {tokenizer.name_or_path!r} refuses what it is asked ({error}): give the "
+                    "tokenizer another chat_template"
+                ) from error
+            text = ""
+        if self.system.strip() not in text:
+            raise ValueError(
+                f'the chat template of {tokenizer.name_or_path!r} takes no system message: set prompt.system="" '
+                "(what it says can go into prompt.instruction)"
+            )
+        return text
+
+    def _messages(self, problem: Problem, examples: Sequence[Problem]) -> list[Message]:
         solved = [e for e in examples if e.solution and e.id != problem.id][: self.shots]
         if len(solved) < self.shots:
             raise ValueError(

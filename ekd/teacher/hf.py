@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ekd.generation import generate
+from ekd.generation import check_scored, generate
 from ekd.head import Head, head_of
 from ekd.model import end_ids, load_model, load_tokenizer, pick_device
 from ekd.source import identity
@@ -95,6 +95,8 @@ class HF:
         if not ordered:
             return
         model, end = self._load()
+        if self.mode == "score":
+            check_scored(model, [[*r.prompt_ids, *(r.response_ids or ())] for r in ordered])
         for start in range(0, len(ordered), self.batch_size):
             batch = ordered[start : start + self.batch_size]
             yield from (self._score(model, end, batch) if self.mode == "score" else self._generate(model, end, batch))

@@ -209,7 +209,7 @@ class Ollama(Remote):
         ids, rows = align(entries, said.response or "", tokens, self.vocabulary)
         if stopped:
             top = entry_of(end.logprobs[0]).top if end is not None and end.logprobs else []
-            ids.append(self.vocabulary.tokenizer.eos_token_id)
+            ids.append(self.vocabulary.end)
             rows.append(nameless_end(top, self.vocabulary))
         if not ids:
             raise ValueError("the answer does not hold one whole character; give a larger teacher.max_new_tokens")

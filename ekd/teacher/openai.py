@@ -137,7 +137,7 @@ class OpenAI(Remote):
         """A few tokens as they will be asked for. The logprobs must not depend on how tokens are sampled."""
         prompt = self.vocabulary.spell(PROBE)
         if self.mode == "score":
-            given = Request("probe", "probe", 0, 0, prompt[:2], [*prompt[2:], self.vocabulary.tokenizer.eos_token_id])
+            given = Request("probe", "probe", 0, 0, prompt[:2], [*prompt[2:], self.vocabulary.end])
             self._check_any((await dialect.score(server.post, given, self.top)).rows)
             return
         asked = Request("probe", "probe", 0, 0, prompt)

@@ -55,12 +55,12 @@ class Text:
             for token, own, top in zip(lists["tokens"], lists["token_logprobs"], lists["top_logprobs"], strict=True)
         ]
         stopped = choice["finish_reason"] == "stop"
-        end = self.vocabulary.tokenizer.eos_token
+        end = self.vocabulary.end_text
         shown = bool(stopped and entries and entries[-1].spelling == end.encode())
         tokens = None if told is None else told - (stopped and (shown or told == len(entries) + 1))
         ids, rows = align(entries[:-1] if shown else entries, choice["text"].removesuffix(end), tokens, self.vocabulary)
         if stopped:
-            ids.append(self.vocabulary.tokenizer.eos_token_id)
+            ids.append(self.vocabulary.end)
             rows.append(self._named(entries[-1]) if shown else None)
         if not ids:
             raise Refused("the answer is empty")

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from ekd.model import load_tokenizer
+from ekd.turn import end_of_turn
 
 WORD_MARK = "\u2581"  # SentencePiece writes a space so
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>$")
@@ -29,6 +30,15 @@ class Vocabulary:
     @property
     def size(self) -> int:
         return len(self.tokenizer)
+
+    @cached_property
+    def end(self) -> int:
+        """The id that closes an answer."""
+        return end_of_turn(self.tokenizer)
+
+    @cached_property
+    def end_text(self) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(self.end))
 
     @cached_property
     def bytes_of(self) -> dict[int, bytes]:
