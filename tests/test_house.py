@@ -18,6 +18,7 @@ ROOMS = {"dataset", "teacher", "signal", "selector", "loss", "store"}
 GROUND = {
     "types",
     "files",
+    "turn",
     "checkpoint",
     "model",
     "source",
