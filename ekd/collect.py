@@ -41,6 +41,7 @@ class Collected(NamedTuple):
 class Collector:
     """tokenizer: the model whose ids the traces speak, the student's. store: a folder, or null for one under `home()`
     named by what makes the traces. samples: solutions of each problem. seed: of the teacher's sampling.
+    text_tokens: of a piece of plain text; a longer document (a problem without a question) is cut.
     """
 
     teacher: Teacher
@@ -51,8 +52,11 @@ class Collector:
     samples: int
     seed: int
     trust_remote_code: bool
+    text_tokens: int
 
     def __post_init__(self) -> None:
+        if self.text_tokens < 1:
+            raise ValueError(f"data.collector.text_tokens is 1 or more, not {self.text_tokens}")
         if self.samples < 1:
             raise ValueError(f"samples (solutions of each problem) is 1 or more, not {self.samples}")
         if self.samples > 1 and self.teacher.mode == "score":
@@ -98,6 +102,11 @@ class Collector:
 
     def requests(self, split: str, count: int | None) -> list[Request]:
         problems = self.dataset.problems(split)
+        if not problems:
+            raise ValueError(
+                f"the {split} split of dataset {type(self.dataset).__name__.lower()} holds no problems: give it a file "
+                "that has some" + (" or a larger dataset.val_percent" if split == "val" else "")
+            )
         if count is not None and not 0 < count <= len(problems):
             raise ValueError(f"the dataset's {split} split has {len(problems)} problems; {count} were asked for")
         examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
@@ -105,6 +114,8 @@ class Collector:
 
     def _requests(self, problem: Problem, examples: Sequence[Problem]) -> list[Request]:
         prompt_ids = self.prompt.ids(self.spoken, problem, examples)
+        if not problem.question:
+            return self._text_requests(problem, prompt_ids)
         if self.teacher.mode != "score":
             return [self._request(problem, prompt_ids, None, sample) for sample in range(self.samples)]
         if not problem.solution:
@@ -113,6 +124,19 @@ class Collector:
             )
         response = self.prompt.answer_ids(self.spoken, problem.solution, prompt_ids)
         return [self._request(problem, prompt_ids, response, 0)]
+
+    def _text_requests(self, document: Problem, prompt_ids: list[int]) -> list[Request]:
+        """A document in pieces of text_tokens, the last of which alone ends as the text does."""
+        if self.teacher.mode != "score":
+            raise ValueError(
+                f"{document.id} is plain text, which a teacher reads and does not answer: set teacher.mode=score"
+            )
+        ids, end = self.spoken.encode(document.solution, add_special_tokens=False), self.spoken.eos_token_id
+        ids = ids if end is None else [*ids, end]
+        cuts = range(0, len(ids), self.text_tokens)
+        pieces = [document._replace(id=f"{document.id}:{n}") for n in range(1, len(cuts) + 1)]
+        texts = [ids[at : at + self.text_tokens] for at in cuts]
+        return [self._request(piece, prompt_ids, part, 0) for piece, part in zip(pieces, texts, strict=True)]
 
     def _request(self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int) -> Request:
         made = [prompt_ids, response, None if response else [self.seed, sample]]

@@ -65,7 +65,14 @@ class Exam:
             )
 
     def questions(self) -> list[Problem]:
+        if self.problems == 0:
+            return []
         problems = self.dataset.problems(self.split)
+        if any(not problem.question for problem in problems[: self.problems]):
+            raise ValueError(
+                f"dataset {type(self.dataset).__name__.lower()} is plain text, which nobody can answer: set "
+                "exam.problems=0"
+            )
         if self.problems is not None and not 0 <= self.problems <= len(problems):
             raise ValueError(
                 f"the dataset's {self.split} split has {len(problems)} problems, not exam.problems={self.problems}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ekd.turn import Message, answer_text, end_of_turn, render_chat
+from ekd.turn import Message, answer_text, end_of_turn, first_token, render_chat
 from ekd.types import Problem
 
 LAST = 16  # ids of a prompt: enough to see whether it ends in an open thought
@@ -37,8 +37,7 @@ class Prompt:
         Plain text (a problem without a question) follows the token that begins a text, and no template.
         """
         if not problem.question:
-            first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-            return [first]
+            return [first_token(tokenizer)]
         if tokenizer.chat_template is None:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "

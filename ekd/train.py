@@ -38,6 +38,7 @@ def main(config: DictConfig) -> int:
     L.seed_everything(config.seed, workers=True, verbose=False)
     check_start(config)
     data, student, exam = build(config.data), build(config.student), build(config.exam)
+    exam.questions()  # what cannot be judged is said before anything is traced
     check_pairs(data, student)
     student.check_budget(config.trainer.max_steps)
     memory = plan_memory(config, data, student) if config.plan else {}

@@ -26,6 +26,17 @@ def render_chat(
     return str(text)
 
 
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that plain text follows: what begins a text, else what ends one. Raises ValueError without either."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ValueError(
+        f"the tokenizer of {tokenizer.name_or_path!r} has neither a first nor an end token, so plain text has nothing "
+        'to follow; give its tokenizer_config.json a "bos_token"'
+    )
+
+
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that closes an answer: the first special token that the template puts behind one.
 

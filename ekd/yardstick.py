@@ -17,6 +17,7 @@ from ekd.data import Collate
 from ekd.head import head_of, stats
 from ekd.marks import Row
 from ekd.rows import kl
+from ekd.turn import first_token
 from ekd.types import Batch, Trace
 
 BINS = 15  # of the confidence, as in Guo et al. 2017 (arXiv 1706.04599)
@@ -70,7 +71,7 @@ def measure(model: PreTrainedModel, batches: Iterable[Batch]) -> Reading:
 def from_text(tokenizer: PreTrainedTokenizerBase, text: str, window: int) -> Iterator[Trace]:
     """Windows of plain text, without a teacher. Each begins with the tokenizer's first token (or its end token)."""
     ids = tokenizer.encode(text, add_special_tokens=False)
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    start = first_token(tokenizer)
     for at in range(0, len(ids), window - 1):
         yield _without_teacher(start, ids[at : at + window - 1], f"{at}")
 

@@ -47,6 +47,7 @@ def collector(**changes) -> Collector:
         "samples": 1,
         "seed": 0,
         "trust_remote_code": False,
+        "text_tokens": 1024,
     }
     return Collector(**(values | changes))
 

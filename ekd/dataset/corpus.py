@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from ekd.dataset.lines import Record, read_problems, text
-from ekd.dataset.splits import SPLITS, carve, check_percent, check_split, without
+from ekd.dataset.lines import Record, checked_text, distinct_names, read_problems, text
+from ekd.dataset.splits import SPLITS, asked_once, carve, check_percent, check_split, without
 from ekd.types import Problem, Verdict
+
+LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Files of .jsonl (one document a line, in `column`) or of plain text (documents divided by `separator`).
+    """Files of JSON lines or a JSON list (a document each, in `column`), Parquet, or plain text (documents divided by
+    `separator`); or the first `documents` of a hub dataset, read as a stream.
 
-    A document longer than `max_chars` is cut into pieces, at a blank where there is one. Text has no answer to grade,
-    so this needs a teacher that scores, and no exam.
+    Documents are whole here; the collector cuts what is longer than `data.collector.text_tokens`. Text has no answer to
+    grade, so this needs a teacher that scores, and no exam.
     """
 
     train: str | list[str] | None
     val: str | list[str] | None
     test: str | list[str] | None
+    hub: str | None
+    hub_config: str | None
+    hub_split: str
+    documents: int
     val_percent: float
     column: str
     separator: str | None
-    max_chars: int
 
     def __post_init__(self) -> None:
         check_percent("val_percent", self.val_percent)
-        if self.max_chars < 1:
-            raise ValueError(
-                f"max_chars is {self.max_chars}; it is the longest piece of a document, at least 1 character"
-            )
+        if self.documents < 1:
+            raise ValueError(f"dataset.documents (of the hub's stream) is 1 or more, not {self.documents}")
+        if self.hub and self.train:
+            raise ValueError(f"dataset.hub={self.hub} and dataset.train are two training texts: give one of them")
         if not self._has():
-            raise ValueError("dataset corpus was given no file: set dataset.train, dataset.val or dataset.test")
+            raise ValueError(
+                "dataset corpus was given no text: set dataset.train, dataset.val or dataset.test to files, or "
+                "dataset.hub to the name of a hub dataset"
+            )
 
     def problems(self, split: str) -> list[Problem]:
         check_split("corpus", split, self._has())
@@ -50,49 +61,86 @@ class Corpus:
         return Verdict("unparseable", "")
 
     def _carves(self) -> bool:
-        return bool(self.train) and not self.val and self.val_percent > 0
+        return bool(self.train or self.hub) and not self.val and self.val_percent > 0
 
     def _has(self) -> list[str]:
-        return [split for split in SPLITS if self._paths(split) or (split == "val" and self._carves())]
+        more = {"train": bool(self.hub), "val": self._carves(), "test": False}
+        return [split for split in SPLITS if self._paths(split) or more[split]]
 
     def _paths(self, split: str) -> list[Path]:
         paths = {"train": self.train, "val": self.val, "test": self.test}[split] or []
         return [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
 
     def _read(self, split: str) -> list[Problem]:
-        return [problem for path in self._paths(split) for problem in self._file(path)]
+        if split == "train" and self.hub:
+            return asked_once(self._streamed(self.hub), f"corpus {self.hub}")
+        names = distinct_names([path for name in SPLITS for path in self._paths(name)])
+        read = [problem for path in self._paths(split) for problem in self._file(path, names[path])]
+        return asked_once(read, f"corpus {split}")
 
-    def _file(self, path: Path) -> list[Problem]:
-        documents = self._lines(path) if path.suffix == ".jsonl" else self._texts(path)
-        return [
-            Problem(f"{name}:{number}", "", "", piece)
-            for name, document in documents
-            for number, piece in enumerate(_pieces(document, self.max_chars), start=1)
-        ]
-
-    def _lines(self, path: Path) -> list[tuple[str, str]]:
-        def to_problem(record: Record, line: int) -> Problem:
-            return Problem(f"{path.name}:{line}", "", "", text(record, self.column))
-
-        return [(problem.id, problem.solution) for problem in read_problems(path, to_problem)]
-
-    def _texts(self, path: Path) -> list[tuple[str, str]]:
-        try:
-            whole = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding"
-            ) from error
+    def _file(self, path: Path, called: str) -> list[Problem]:
+        kind = path.suffix.lower()
+        if kind in LINES:
+            return read_problems(path, lambda record, line: self._document(f"{called}:{line}", record))
+        if kind == ".json":
+            return self._documents(path, called, _json_list(path))
+        if kind == ".parquet":
+            return self._documents(path, called, _parquet_rows(path))
+        whole = _plain_text(path)
         parts = whole.split(self.separator) if self.separator else [whole]
-        return [(f"{path.name}:{number}", part.strip()) for number, part in enumerate(parts, start=1) if part.strip()]
+        kept = [(number, part.strip()) for number, part in enumerate(parts, start=1) if part.strip()]
+        return [Problem(f"{called}:{n}", "", "", checked_text(part, f"{path}, document {n},")) for n, part in kept]
+
+    def _documents(self, path: Path, called: str, records: Iterable[Record]) -> list[Problem]:
+        found = []
+        for number, record in enumerate(records, start=1):
+            try:
+                found.append(self._document(f"{called}:{number}", record))
+            except ValueError as error:
+                raise ValueError(f"{path}, document {number}: {error}") from error
+        return found
+
+    def _document(self, name: str, record: Record) -> Problem:
+        return Problem(name, "", "", text(record, self.column, setting="dataset.column"))
+
+    def _streamed(self, name: str) -> list[Problem]:
+        import datasets
+
+        place = str(Path(name).expanduser()) if name.startswith("~") else name
+        try:
+            stream = datasets.load_dataset(place, self.hub_config, split=self.hub_split, streaming=True)
+            rows = list(islice(iter(stream), self.documents))
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"split {self.hub_split!r} of {name} could not be streamed ({reason}); check dataset.hub, "
+                "dataset.hub_config and the connection, or give local files as dataset.train"
+            ) from error
+        return self._documents(Path(name), Path(name).name, rows)
 
 
-def _pieces(document: str, longest: int) -> Iterator[str]:
-    """At most `longest` characters each, cut at the last blank of the second half."""
-    while len(document) > longest:
-        blank = re.compile(r"\s(?=\S*$)").search(document, longest // 2, longest)
-        end = blank.start() if blank else longest
-        yield document[:end].strip()
-        document = document[end:].strip()
-    if document:
-        yield document
+def _plain_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # a BOM is no part of the text
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding") from error
+
+
+def _json_list(path: Path) -> Iterator[Record]:
+    try:
+        whole: Any = json.loads(_plain_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); JSON lines are read from files called .jsonl") from error
+    for one in whole if isinstance(whole, list) else [whole]:
+        yield one if isinstance(one, dict) else {}
+
+
+def _parquet_rows(path: Path) -> Iterator[Record]:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    try:
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except (OSError, ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({error}); check the file") from error

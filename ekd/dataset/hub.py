@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ekd.dataset.grading import extract, grade
 from ekd.dataset.lines import Record, text
-from ekd.dataset.splits import SPLITS, carve, check_percent, check_split, without
+from ekd.dataset.splits import SPLITS, asked_once, carve, check_percent, check_split, without
 from ekd.types import Problem, Verdict
 
 
@@ -63,13 +63,14 @@ class Hub:
 
     def _rows(self, theirs: str) -> list[Problem]:
         rows = load_rows(self.name, self.config, theirs, self.revision)
-        return [self._problem(f"{theirs}-{number}", row) for number, row in enumerate(rows, start=1)]
+        read = [self._problem(f"{theirs}-{number}", row) for number, row in enumerate(rows, start=1)]
+        return asked_once(read, f"{self.name} {theirs}")
 
     def _problem(self, name: str, row: Record) -> Problem:
         try:
-            question = text(*_inside(row, self.prompt_column))
+            question = self._text(row, "prompt_column")
             solution = text(*_inside(row, self.solution_column), optional=True) if self.solution_column else ""
-            answer = text(*_inside(row, self.answer_column)) if self.answer_column else extract(solution)
+            answer = self._text(row, "answer_column") if self.answer_column else extract(solution)
         except ValueError as error:
             raise ValueError(f"{self.name}, row {name}: {error}") from error
         if not answer:
@@ -78,11 +79,15 @@ class Hub:
             )
         return Problem(f"{Path(self.name).name}-{name}", question, answer, solution)
 
+    def _text(self, row: Record, setting: str) -> str:
+        return text(*_inside(row, vars(self)[setting]), setting=f"dataset.{setting}")
+
 
 def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Iterable[Record]:
     """The rows of one split. `name` is a hub name, a folder of files, or a folder written by `save_to_disk`."""
     import datasets
 
+    name = str(Path(name).expanduser()) if name.startswith("~") else name
     try:
         if (Path(name) / "dataset_dict.json").exists():
             return datasets.load_from_disk(name)[split]

@@ -1,4 +1,4 @@
-"""Any problems in JSON Lines files: {"question", "answer"} and, if there are, "id" and "solution"."""
+"""Any problems in JSON Lines files: a question and an answer and, if there are, an id and a solution."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ekd.dataset.grading import grade
-from ekd.dataset.lines import Record, read_problems, text
-from ekd.dataset.splits import SPLITS, carve, check_percent, check_split, question_key
+from ekd.dataset.lines import Record, distinct_names, read_problems, text
+from ekd.dataset.splits import SPLITS, asked_once, carve, check_percent, check_split, question_key
 from ekd.types import Problem, Verdict
 
 Paths = str | list[str] | None
@@ -15,7 +15,10 @@ Paths = str | list[str] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl:
-    """A problem without an id is called file:line. An id, or a question in two splits, that occurs twice is refused.
+    """question, answer, solution and id name the columns. A problem without an id is called file:line.
+
+    An id that occurs twice, and a question that is in two splits, are refused; one that a split poses twice is asked
+    once.
 
     With `train` files and no `val` files, `val_percent` of the training problems (by the hash of the question) are val.
     """
@@ -24,6 +27,10 @@ class Jsonl:
     val: Paths
     test: Paths
     val_percent: float
+    question: str
+    answer: str
+    solution: str
+    id: str
 
     def __post_init__(self) -> None:
         check_percent("val_percent", self.val_percent)
@@ -55,15 +62,23 @@ class Jsonl:
         return [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
 
     def _read(self, split: str) -> list[Problem]:
-        return [problem for path in self._paths(split) for problem in read_file(path)]
+        names = distinct_names([path for name in SPLITS for path in self._paths(name)])
+        columns = (self.question, self.answer, self.solution, self.id)
+        read = [problem for path in self._paths(split) for problem in read_file(path, names[path], columns)]
+        return asked_once(read, f"jsonl {split}")
 
 
-def read_file(path: Path) -> list[Problem]:
-    """Raises ValueError with file and line for a bad line."""
+USUAL = ("question", "answer", "solution", "id")
+
+
+def read_file(path: Path, called: str | None = None, columns: tuple[str, str, str, str] = USUAL) -> list[Problem]:
+    """called: what the file is in the ids of its problems. Raises ValueError with file and line for a bad line."""
+    question, answer, solution, own = columns
 
     def to_problem(record: Record, line: int) -> Problem:
-        name = text(record, "id", optional=True) or f"{path.name}:{line}"
-        return Problem(name, text(record, "question"), text(record, "answer"), text(record, "solution", optional=True))
+        name = text(record, own, optional=True) or f"{called or path.name}:{line}"
+        posed = text(record, question, setting="dataset.question"), text(record, answer, setting="dataset.answer")
+        return Problem(name, *posed, text(record, solution, optional=True))
 
     return read_problems(path, to_problem)
 

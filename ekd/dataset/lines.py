@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +32,56 @@ def read_problems(path: Path, to_problem: Callable[[Record, int], Problem]) -> l
     return problems
 
 
-def text(record: Record, key: str, *, optional: bool = False) -> str:
-    """The value as text, without blanks around it; a number is written out. Raises ValueError if it is not usable."""
+def text(record: Record, key: str, *, optional: bool = False, setting: str = "") -> str:
+    """The value as text, without blanks around it; a number is written out. Raises ValueError if it is not usable.
+
+    setting: the user's word for which column this is, where there is one.
+    """
     value = record.get(key)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f'"{key}" is {json.dumps(value)}, which is no value: it is missing')
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value.strip():
-        return value.strip()
+        return checked_text(value.strip(), f'"{key}"')
     if optional and (value is None or value == ""):
         return ""
     if key not in record:
-        raise ValueError(f'"{key}" is missing (it has: {", ".join(record) or "nothing"})')
+        way = f"; {setting} says which column it is" if setting else ""
+        raise ValueError(f'"{key}" is missing (it has: {", ".join(record) or "nothing"}){way}')
     raise ValueError(
         f'"{key}" is {json.dumps(value, default=str)[:60]}; it must be text that is not empty, or a number'
     )
+
+
+# No text means these. JSON makes them of a single backslash: "\frac" is a form feed and "rac", "\boxed" a backspace.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# A tab, a return or a line end where TeX has \theta, \text{, \rho, \nabla: only what is no word behind them.
+EATEN = re.compile(r"\t(?=heta|imes\b|ext\w*\{|frac\{|ilde\{|riangle)|\r(?=ho\b|ight|angle)|\n(?=abla\b|otin\b)")
+
+
+def checked_text(value: str, what: str) -> str:
+    """Raises ValueError for characters that a file damaged on its way has in place of those that were meant."""
+    if half := re.search(r"[\ud800-\udfff]", value):
+        raise ValueError(f"{what} holds half a character (\\u{ord(half[0]):04x} without its other half)")
+    if eaten := CONTROL.search(value) or EATEN.search(value):
+        near = value[eaten.start() : eaten.start() + 12]
+        raise ValueError(
+            f"{what} holds a control character ({near!r}) where a backslash was meant: JSON wants it written twice, "
+            '"\\\\frac" for \\frac'
+        )
+    return value
+
+
+def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What each file is called in the ids of its problems: its name, with folders before it where two are alike."""
+    found = {path: path.name for path in paths}
+    deep = 1
+    while len(set(found.values())) < len(found) and deep < max(len(path.parts) for path in paths):
+        deep += 1
+        twice = {name for name, count in Counter(found.values()).items() if count > 1}
+        found = {p: "/".join(p.parts[-deep:]) if name in twice else name for p, name in found.items()}
+    return found
 
 
 def _read(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Iterable
+from functools import cache
 
 from ekd.types import Problem
 
@@ -17,7 +18,8 @@ class NoSplit(ValueError):
 
 def check_split(name: str, split: str, has: Collection[str]) -> None:
     if split not in has:
-        raise NoSplit(f"dataset {name} has no split {split!r}; it has: {', '.join(has)}")
+        way = "; exam.problems=0 leaves the exam out" if split == "test" else ""
+        raise NoSplit(f"dataset {name} has no split {split!r}; it has: {', '.join(has)}{way}")
 
 
 def check_percent(name: str, value: float) -> None:
@@ -42,14 +44,39 @@ def without(problems: Iterable[Problem], held_out: Iterable[Problem], name: str)
     problems = list(problems)
     kept = [problem for problem in problems if question_key(problem) not in taken]
     if len(kept) < len(problems):
-        logging.getLogger(__name__).warning(
-            "%s: %d problems were left out of this split because a held-out split poses them too",
-            name,
-            len(problems) - len(kept),
-        )
+        left = len(problems) - len(kept)
+        _say(f"{name}: {left} problems were left out of this split because a held-out split poses them too")
     return kept
 
 
 def question_key(problem: Problem) -> str:
     """Two problems are one if their questions differ in nothing but blanks and capitals."""
     return " ".join((problem.question or problem.solution).split()).casefold()
+
+
+def asked_once(problems: Iterable[Problem], name: str) -> list[Problem]:
+    """Without repetitions of a question with the same solution; says once how many there were. Raises ValueError
+    for one question with two answers. Other solutions of a question stay: they are other texts to learn from.
+    """
+    first: dict[tuple[str, str], Problem] = {}
+    answers: dict[str, Problem] = {}
+    repeats: list[Problem] = []
+    for problem in problems:
+        question = question_key(problem)
+        same = answers.setdefault(question, problem)
+        if same.answer != problem.answer:
+            raise ValueError(
+                f"{same.id} and {problem.id} are the same question with the answers {same.answer!r} and "
+                f"{problem.answer!r}: remove the wrong one"
+            )
+        if first.setdefault((question, problem.solution), problem) is not problem:
+            repeats.append(problem)
+    if repeats:
+        _say(f"{name}: {len(repeats)} problems repeat another and are asked once (the first of them: {repeats[0].id})")
+    return list(first.values())
+
+
+@cache
+def _say(message: str) -> None:
+    """A dataset is read many times in a run; it speaks once."""
+    logging.getLogger(__name__).warning(message)
