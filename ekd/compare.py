@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ekd.answers import Answer, read
 from ekd.marks import Row, by_problem, share
+from ekd.mistakes import Parser, sentence
 from ekd.report.marks import table
 from ekd.statistics import LEVEL, Difference, difference, told_apart
 
@@ -55,7 +55,7 @@ def main(words: list[str]) -> int:
     """0 if they were compared, 2 after one sentence."""
     from rich import print as show
 
-    parser = argparse.ArgumentParser("python -m ekd.evaluate compare", description=__doc__)
+    parser = Parser("python -m ekd.evaluate compare", description=__doc__)
     parser.add_argument("a", metavar="A", type=Path, help="a results folder (or its answers.jsonl), or a run's folder")
     parser.add_argument("b", metavar="B", type=Path, help="another; the difference is B - A")
     parser.add_argument("--out", type=Path, help="write everything, all flipped problems too, to this JSON file")
@@ -63,8 +63,8 @@ def main(words: list[str]) -> int:
     try:
         a, b = locate(given.a), locate(given.b)
         found = compare(list(read(a).values()), list(read(b).values()))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     missing = max(len(by_problem(list(read(path).values()))) for path in (a, b)) - found.problems
     print(f"A {a.parent}\nB {b.parent}")

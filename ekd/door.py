@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import netrc
 import os
 import re
+import shutil
 import subprocess
 import sys
 import traceback
@@ -21,16 +21,13 @@ from urllib.parse import urlparse
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
 
+from ekd.command import check, settle
+from ekd.conf import CONF, PACKAGE
 from ekd.label import run_name, sweep_name, tags
-
-PACKAGE = Path(__file__).parent
-# A wheel carries conf/ inside the package; a checkout has it beside.
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+from ekd.mistakes import sentence
 
 LAUNCHED = "EKD_LAUNCHED"  # an environment variable: a launcher's processes and a run's ranks inherit it
 
@@ -44,22 +41,26 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
     value: of a finished run's folder, what a searching sweeper (Optuna) makes small.
     """
     register()
-    _check_secrets()
-    _check_keys(name)
+    try:
+        for note in check(name, sys.argv[1:]):
+            print(f"note: {note}", file=sys.stderr)
+    except ValueError as mistake:
+        _stop(sentence(mistake) or str(mistake))
     os.environ.setdefault(LAUNCHED, datetime.now(timezone.utc).isoformat(timespec="seconds"))  # of all cells of a sweep
 
-    code = 0
+    code, traceback_wanted = 0, os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def task(config: DictConfig) -> float | None:
         nonlocal code
         ended = 1
+        _hydra_reports(traceback_wanted)
         _quiet()
         run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
         note = run / "failed.txt"
         if sweeps and not (run / "metrics.json").exists():  # else only what followed the work failed: it may mend that
             note.unlink(missing_ok=True)
         try:
-            ended = work(config) or 0
+            ended = work(_settled(config, run)) or 0
             if sweeps:  # of a single run, whose folder may be the user's own, no such note is ours
                 note.unlink(missing_ok=True)
             code = max(code, ended)
@@ -70,22 +71,31 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         except KeyboardInterrupt:
             _stopped()
         except Exception as error:  # any: a cell keeps its defect and the others go on; a single run raises it
-            sentence = _sentence(error)
+            said = sentence(error)
             if sweeps:
-                _failed(run, sentence)
+                _failed(run, said)
                 return None
-            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if said is None or traceback_wanted:
                 raise
-            _stop(sentence)
+            _clear(run)
+            _stop(said)
         finally:
             if "wandb" in sys.modules:  # or the next job of a sweep would log into this one's run
                 sys.modules["wandb"].finish(exit_code=ended)
 
     task.__module__ = "__main__"
+    _hydra_reports(True)  # its refusals and those of the disk, before the work begins, arrive here
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
     except KeyboardInterrupt:  # between the cells of a sweep, or while waiting for those in other processes
         _stopped()
+    except Exception as error:  # any: what is no known kind goes on as it came
+        said = sentence(error)
+        if said is None or traceback_wanted:
+            raise
+        _stop(said)
+    finally:
+        _hydra_reports(traceback_wanted)
     sys.exit(code)
 
 
@@ -156,11 +166,45 @@ def name_job() -> None:
         job.run.dir = job.runtime.output_dir
 
 
-def _failed(run: Path, sentence: str | None) -> None:
-    """A cell of a sweep that did not work out, on paper; `ekd.multirun` names it at the end."""
-    print(f"failed      {run}: {sentence or traceback.format_exc()}", file=sys.stderr)
+def _hydra_reports(wanted: bool) -> None:
+    """Whether Hydra lets an exception through (1), or prints it and exits. Ranks and jobs inherit the variable."""
+    if wanted:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    else:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _settled(config: DictConfig, run: Path) -> Any:
+    """Refuses a secret of a file that only Hydra knew, and takes away what Hydra wrote of it."""
     try:
-        (run / "failed.txt").write_text(sentence or traceback.format_exc())
+        return settle(config)
+    except ValueError:
+        shutil.rmtree(run / ".hydra", ignore_errors=True)
+        raise
+
+
+def _clear(run: Path) -> None:
+    """A run that was refused before it wrote anything leaves no folder: only what Hydra put there goes."""
+    hydras = {".hydra", f"{HydraConfig.get().job.name}.log"}
+    if not run.is_dir() or {file.name for file in run.iterdir()} - hydras:
+        return
+    shutil.rmtree(run / ".hydra", ignore_errors=True)
+    for handler in [h for h in logging.root.handlers if isinstance(h, logging.FileHandler)]:
+        logging.root.removeHandler(handler)  # it would make its file anew
+        handler.close()
+    for folder in (run, *run.parents):
+        for log in folder.glob("*.log") if folder == run else []:
+            log.unlink()
+        if folder == Path.cwd() or any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
+def _failed(run: Path, said: str | None) -> None:
+    """A cell of a sweep that did not work out, on paper; `ekd.multirun` names it at the end."""
+    print(f"failed      {run}: {said or traceback.format_exc()}", file=sys.stderr)
+    try:
+        (run / "failed.txt").write_text(said or traceback.format_exc())
     except OSError as error:  # a full disk must not stop the others, which may end elsewhere
         print(f"failed      {run}/failed.txt: {error}", file=sys.stderr)
 
@@ -205,78 +249,3 @@ def _stop(sentence: str) -> NoReturn:
     rank = os.environ.get("LOCAL_RANK", "0")  # the others mostly have the same to say
     print(f"error: {sentence}" if rank == "0" else f"rank {rank}: {sentence}", file=sys.stderr)
     sys.exit(2)
-
-
-def _sentence(error: BaseException) -> str | None:
-    """The user's own mistake, or None for a defect of ours, whose traceback is wanted."""
-    cause: BaseException | None = error
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if "wandb" in sys.modules and isinstance(cause, sys.modules["wandb"].errors.Error):
-        return f"W&B: {' '.join(str(cause).split())}; WANDB_MODE=offline logs on this machine only"
-    strange = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(cause))
-    if isinstance(error, InstantiationException) and strange:
-        return f"{strange[1]} takes no {strange[2]!r}: leave it out, or choose by method= or by selector=, not by both"
-    return str(cause) if isinstance(cause, ValueError) else None
-
-
-def _check_secrets() -> None:
-    """Before Hydra writes the command line into the run's folder."""
-    for word in sys.argv[1:]:
-        if re.search(r"://[^/\s]*@", word):
-            key = re.match(r"[\w.@/+~]+(?==)", word)
-            _stop(
-                f"{key[0] if key else 'an argument'} has a URL with a user or a password in it, which "
-                "would be written into the run's files: leave them out; a key for a teacher's server is read "
-                "from the environment variable that teacher.api_key_env names"
-            )
-
-
-def _check_keys(name: str) -> None:
-    """Compose once before Hydra does, to answer a misspelt key or group with the names that exist."""
-    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra"))]
-    for word in overrides:  # a sweep's, too
-        _check_choices(*word.split("=", 1))
-    if any(flag in sys.argv for flag in ("-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info")):
-        overrides = [
-            word for word in overrides if "," not in word and not re.search(r"(choice|range|interval)\(", word)
-        ]
-    if any(word.startswith(("--config", "-cn", "-cp", "-cd")) for word in sys.argv[1:]):
-        return
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            hydra.compose(name, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(_explain(name, overrides, error))
-
-
-def _check_choices(group: str, values: str) -> None:
-    folder = CONF / group
-    known = sorted(file.stem for file in folder.glob("*.yaml")) if re.fullmatch(r"[\w/]+", group) else []
-    for value in values.split(",") if known and re.fullmatch(r"[\w,]+", values) else []:
-        if value not in (*known, "null"):
-            close = difflib.get_close_matches(value, known, 1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            _stop(f"there is no {group}={value}{hint}; there is {', '.join(known)}")
-
-
-def _explain(name: str, overrides: list[str], error: Exception) -> str:
-    """Hydra's own message, and for a key that is not there the keys that are."""
-    text = " ".join(str(error).split("\n"))
-    found = re.search(r"Could not override '([\w./@-]+)'", text)
-    if found is None:
-        return str(error)
-    *parents, wrong = found[1].split(".")
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        # Only choices of a group are kept: another key of these may be misspelt too.
-        groups = [word for word in overrides if (CONF / word.partition("=")[0].split("@")[0].lstrip("+~")).is_dir()]
-        node: Any = hydra.compose(name, groups)
-    for parent in parents:
-        node = node[parent] if isinstance(node, DictConfig) and parent in node else None
-    known = sorted(str(k) for k in node if k != "_target_") if isinstance(node, DictConfig) else []
-    if not known:
-        return f"there is no {found[1]}; see `python -m ekd.{name} --help`"
-    where = ".".join(parents) or "the configuration"
-    close = difflib.get_close_matches(wrong, known, 1)
-    hint = f"; did you mean {'.'.join([*parents, close[0]])}?" if close else ""
-    return f"{where} has no {wrong!r}, it has {', '.join(known)}{hint}"

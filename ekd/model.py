@@ -40,7 +40,13 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     with clear_errors(name):
         place = source(name)
         check_seal(Path(place), lambda file: not file.endswith(".safetensors"))  # the weights are `load_model`'s
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f'the tokenizer of {name!r} has no end token, so that no answer would end: name one as "eos_token" in its '
+            "tokenizer_config.json (of its vocabulary), or take another tokenizer"
+        )
+    return tokenizer
 
 
 def load_model(
@@ -77,7 +83,7 @@ def load_model(
             place = source(name)
             check_seal(Path(place))
             model = AutoModelForCausalLM.from_pretrained(place, **options)
-    keep = _layers(name, layers, model.config.get_text_config().num_hidden_layers)
+    keep = _layers(name, layers, model.config)
     if keep is not None:
         model = _cut(model, keep)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
@@ -88,10 +94,9 @@ def load_model(
 def skeleton(name: str, *, layers: Sequence[int] | str, dtype: str, attention: str, trust_remote_code: bool) -> Any:
     """The same architecture by its config alone, weights made up; made under FakeTensorMode it takes no memory."""
     config = _config(name, trust_remote_code)
-    text = config.get_text_config()
-    keep = _layers(name, layers, text.num_hidden_layers)
+    keep = _layers(name, layers, config)
     if keep is not None:
-        text.num_hidden_layers = len(keep)
+        config.num_hidden_layers = len(keep)
     return AutoModelForCausalLM.from_config(
         config, dtype=_dtype(dtype), attn_implementation=attention, trust_remote_code=trust_remote_code
     )
@@ -100,7 +105,7 @@ def skeleton(name: str, *, layers: Sequence[int] | str, dtype: str, attention: s
 def check_layers(name: str, layers: Sequence[int] | str, *, trust_remote_code: bool = False) -> None:
     """What `load_model` would refuse, from the config alone: before an hour of tracing."""
     if layers not in ("all", "auto"):
-        _layers(name, layers, _config(name, trust_remote_code).get_text_config().num_hidden_layers)
+        _layers(name, layers, _config(name, trust_remote_code))
 
 
 def _config(name: str, trust_remote_code: bool) -> Any:
@@ -163,8 +168,9 @@ def _bitsandbytes(quantize: str) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
-def _layers(name: str, layers: Sequence[int] | str, depth: int) -> Sequence[int] | None:
-    """Which layers to keep; None = all."""
+def _layers(name: str, layers: Sequence[int] | str, config: Any) -> Sequence[int] | None:
+    """Which layers to keep; None = all. config: the model's, which in a multimodal one holds the text's."""
+    depth = config.get_text_config().num_hidden_layers
     if layers == "auto":
         return EMBEDDED_CUT if name == EMBEDDED else None
     if layers == "all":
@@ -177,6 +183,10 @@ def _layers(name: str, layers: Sequence[int] | str, depth: int) -> Sequence[int]
     ):
         raise ValueError(
             f"layers is all, auto or different numbers from 0 to {depth - 1} ({name} has {depth}), not {layers!r}"
+        )
+    if config.get_text_config() is not config:
+        raise ValueError(
+            f"layers={list(layers)} cuts models of text alone, and {name} takes images or sound, too: set layers=all"
         )
     return layers
 

@@ -46,7 +46,15 @@ def identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]
 def _base(folder: Path) -> str | None:
     """The model that a folder of adapters (LoRA) is put on, which transformers then loads in its place."""
     file = folder / "adapter_config.json"
-    return str(json.loads(file.read_text("utf-8"))["base_model_name_or_path"]) if file.is_file() else None
+    if not file.is_file():
+        return None
+    base = json.loads(file.read_text("utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(
+            f"{folder} holds adapters (LoRA) without the model that they are put on: write its hub name or folder into "
+            f"{file.name} as base_model_name_or_path, or merge them into it first (peft: merge_and_unload)"
+        )
+    return str(base)
 
 
 def _digest(folder: Path, under: str) -> str:
@@ -119,6 +127,13 @@ class clear_errors:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, (OSError, ValueError)) and (base := _base(Path(self.name))):
+            raise ValueError(
+                f"cannot load {self.name!r}: it holds adapters (LoRA) alone, and the model under them, {base!r}, was "
+                f"not loaded ({str(error).splitlines()[0][:200]}); write its folder or hub name into "
+                "adapter_config.json as base_model_name_or_path, and `pip install peft`; or merge them into it first "
+                "(merge_and_unload)"
+            ) from error
         if isinstance(error, OSError):
             raise ValueError(
                 f"cannot load the model {self.name!r}: it is not a folder with a model, and the hub did not give it "

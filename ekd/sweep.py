@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from rich.markup import escape
 from rich.table import Table
 
 from ekd.checkpoint import is_whole
@@ -128,21 +129,20 @@ def read(file: Path) -> dict[str, Any] | None:
 
 def outcome(sweep: Path) -> tuple[Table, int]:
     """A line a cell, and how many of them failed."""
-    view = Table(title=str(sweep), title_justify="left")
+    view = Table(title=escape(str(sweep)), title_justify="left")
     for column in ("cell", "held-out KL", "tokens learned from", "minutes"):
         view.add_column(column, justify="left" if column == "cell" else "right", overflow="fold")
     cells = read_cells(sweep)
     for cell in cells:
         name = str(cell.folder.relative_to(sweep))
         if isinstance(cell, Lost):
-            view.add_row(
-                name, f"{cell.state}: {(cell.why.splitlines() or ['it left no word'])[-1]}", "", "", style="red"
-            )
+            why = (cell.why.splitlines() or ["it left no word"])[-1]  # brackets in it are no markup of ours
+            view.add_row(escape(name), escape(f"{cell.state}: {why}"), "", "", style="red")
         else:
             kl, train = cell.figures["after"]["val/kl"], cell.figures["train"]
             if (cell.folder / "failed.txt").exists():
                 name += " (finished, but its page or logger failed: failed.txt)"
-            view.add_row(name, f"{kl:.4f}", f"{train['supervised_tokens']:,}", f"{cell.figures['minutes']:.1f}")
+            view.add_row(escape(name), f"{kl:.4f}", f"{train['supervised_tokens']:,}", f"{cell.figures['minutes']:.1f}")
     # A run may be whole and its page or its logger fail: that is said, too.
     broken = [isinstance(cell, Lost) and cell.state != "unfinished" for cell in cells]
     return view, sum(bad or (cell.folder / "failed.txt").exists() for bad, cell in zip(broken, cells, strict=True))

@@ -16,6 +16,8 @@ from ekd.door import CONF, build, register
 ROOT = Path(__file__).parents[1]
 ROOMS = {"dataset", "teacher", "signal", "selector", "loss", "store"}
 GROUND = {
+    "mistakes",
+    "famous",
     "types",
     "files",
     "turn",
@@ -30,7 +32,7 @@ GROUND = {
     "tail",
     "outside",
 }
-DOORS = {"trace", "train", "evaluate", "export", "door", "multirun"}
+DOORS = {"trace", "train", "evaluate", "export", "door", "conf", "words", "command", "kinds", "multirun"}
 GLOBAL = ("experiment", "method", "budget")  # groups whose files hold differences to the whole config
 GROUPS = sorted(f for f in CONF.glob("*/*.yaml") if f.parent.name not in GLOBAL)
 PRESETS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml") if f.parent.name in GLOBAL)

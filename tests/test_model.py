@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import collector, hf
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Gemma3Config, Gemma3TextConfig, Qwen3Config, Qwen3ForCausalLM
 
 from ekd.dataset.arithmetic import Arithmetic
 from ekd.files import digest
-from ekd.model import EMBEDDED_CUT, _cut, end_ids, load_model, load_tokenizer
+from ekd.model import EMBEDDED_CUT, _cut, check_layers, end_ids, load_model, load_tokenizer
 from ekd.prompt import Prompt
 from ekd.source import identity, source
 
@@ -200,3 +200,33 @@ def test_a_conversion_is_complete_or_made_again(tmp_path, at_home, monkeypatch):
     flip(folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         load_model(str(gguf))
+
+
+def test_adapters_without_their_model_say_how(tmp_path, at_home):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    with pytest.raises(ValueError, match=r"adapters \(LoRA\) without the model .* base_model_name_or_path"):
+        identity(str(adapter))
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/at/all"}')
+    for load in (identity, load_model, load_tokenizer):
+        with pytest.raises(ValueError, match=r"'/nowhere/at/all', was not loaded .* merge"):
+            load(str(adapter))
+
+
+def test_a_multimodal_model_has_its_text_s_depth_and_is_not_cut(tmp_path):
+    text = Gemma3TextConfig(num_hidden_layers=3, vocab_size=300)
+    Gemma3Config(text_config=text).save_pretrained(tmp_path)
+    check_layers(str(tmp_path), "all")
+    with pytest.raises(ValueError, match="0 to 2"):
+        check_layers(str(tmp_path), [3])
+    with pytest.raises(ValueError, match="images or sound, too: set layers=all"):
+        check_layers(str(tmp_path), [0, 1])
+
+
+def test_a_tokenizer_without_an_end_is_refused(tmp_path):
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no end token"):
+        load_tokenizer(str(tmp_path))

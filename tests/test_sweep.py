@@ -18,7 +18,7 @@ from test_train import ROOT, ekd
 from ekd.checkpoint import save
 from ekd.files import write_json as write
 from ekd.report.section import sections
-from ekd.report.sweep import read
+from ekd.report.sweep import Lost, read
 from ekd.schedule import set_rate, spread
 from ekd.sweep import Standing, hold, identity, make_room, outcome, standing
 
@@ -317,3 +317,13 @@ def test_every_method_of_a_sweep_over_any_groups_ends_beside_a_random_control(pl
     }  # fmt: skip
     tokens = {cell.figures["train"]["supervised_tokens"] for cell in section.cells}
     assert len(section.cells) == 6 and len(tokens) == 1
+
+
+def test_brackets_in_a_reason_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
+    from rich import print as show
+
+    lost = Lost(tmp_path / "a", "steps", "vanilla", 0, "failed", "no [/x] in [red]")
+    monkeypatch.setattr("ekd.sweep.read_cells", lambda sweep: [lost])
+    view, failed = outcome(tmp_path)
+    show(view)
+    assert failed == 1 and "no [/x] in [red]" in " ".join(capsys.readouterr().out.split())

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ekd.mistakes import Parser, sentence
 from ekd.store.repair import repair, verify
 from ekd.store.store import Store
 
@@ -22,37 +23,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+    except Exception as error:  # any: what is no known kind goes on as it came
+        said = sentence(error)
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         return 2
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m ekd.store", description=__doc__)
+def parser() -> Parser:
+    top = Parser(prog="python -m ekd.store", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("verify", help="checksums and every invariant of every trace; exit 1 when damaged")
-    check.add_argument("path", type=Path)
+    check.add_argument("path", type=place)
     check.set_defaults(run=run_verify)
     mend = commands.add_parser("repair", help="rebuild the manifest, keep sound traces, set damaged files aside")
-    mend.add_argument("path", type=Path)
+    mend.add_argument("path", type=place)
     mend.set_defaults(run=run_repair)
     look = commands.add_parser("inspect", help="counts, bytes a token, entropies, three traces with forks marked")
-    look.add_argument("path", type=Path)
+    look.add_argument("path", type=place)
     look.add_argument("--tokenizer", help="hub name, folder or smollm2: shows text instead of ids")
     look.add_argument("--topk", type=float, default=20.0, help="percent, for the share of certain decisions")
     look.add_argument("--bucket", type=float, nargs=2, default=(70.0, 80.0), help="two percentiles, for the same")
     look.set_defaults(run=run_inspect)
     join = commands.add_parser("merge", help="stores of one origin into one, with few large shards")
-    join.add_argument("paths", type=Path, nargs="+")
-    join.add_argument("-o", "--out", type=Path, required=True)
+    join.add_argument("paths", type=place, nargs="+")
+    join.add_argument("-o", "--out", type=place, required=True)
     join.set_defaults(run=run_merge)
     give = commands.add_parser("export", help="plain Parquet or JSON lines for other tools (columns: docs/store.md)")
-    give.add_argument("path", type=Path)
-    give.add_argument("-o", "--out", type=Path, required=True, help="a file; JSON lines when it ends in .jsonl")
+    give.add_argument("path", type=place)
+    give.add_argument("-o", "--out", type=place, required=True, help="a file; JSON lines when it ends in .jsonl")
     give.set_defaults(run=run_export)
     take = commands.add_parser("import", help="a Hugging Face dataset with top-k ids and logprobs for each token")
     take.add_argument("source", help="folder of save_to_disk, .parquet, .json, .jsonl, or a hub name")
-    take.add_argument("-o", "--out", type=Path, required=True, help="the store")
+    take.add_argument("-o", "--out", type=place, required=True, help="the store")
     take.add_argument("--tokenizer", required=True, help="the tokenizer whose ids these are")
     take.add_argument("--vocab", type=int, required=True, help="entries of the teacher's softmax")
     take.add_argument("--teacher", required=True, help="what made the rows; kept in the origin")
@@ -60,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--columns", nargs=4, default=("top_ids", "top_logprobs", "input_ids", "labels"))
     take.set_defaults(run=run_import)
     return top
+
+
+def place(path: str) -> Path:
+    """~ is the home folder; behind --out= no shell says so."""
+    return Path(path).expanduser()
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -121,9 +130,10 @@ def run_import(options: argparse.Namespace) -> int:
 
     fingerprint = tokenizer_fingerprint(tokenizer(options.tokenizer))
     origin = {"vocab": options.vocab, "teacher": options.teacher, "imported": options.source, "tokenizer": fingerprint}
+    rows = load(options.source, options.split)  # first: a source that is not there leaves no store
     store = Store.create(options.out, origin)
     some = []
-    for trace in traces(load(options.source, options.split), Columns(*options.columns), options.vocab):
+    for trace in traces(rows, Columns(*options.columns), options.vocab):
         some.append(trace)
         if len(some) == 512:
             store.append(some)

@@ -83,6 +83,10 @@ def repair(path: Path | str) -> list[str]:
     """
     folder = Path(path)
     done: list[str] = []
+    if not (folder / "shards").is_dir() and not (folder / "manifest.json").exists():  # before a lock is put there
+        raise ValueError(
+            f"{folder} is not a trace store (it has neither shards/ nor manifest.json); give the store's folder"
+        )
     with lock(folder):
         try:
             manifest = manifests.read(folder)
