@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ekd.door import build, door, provenance
+from ekd.cli.door import build, door, provenance
 
 if TYPE_CHECKING:
     from ekd.types import Trace
 
 
 def main(config: DictConfig) -> int:
-    from ekd.exam import Generator
-    from ekd.marks import rows
-    from ekd.model import load_tokenizer
+    from ekd.eval.benchmark import Generator
+    from ekd.eval.metrics import rows
+    from ekd.models.load import load_tokenizer
 
     adopt(config, "dataset", "prompt")
     exam, generator = build(config.exam), build(config.generator)
@@ -49,9 +49,9 @@ def main(config: DictConfig) -> int:
 
 
 def yardstick(config: DictConfig) -> int:
-    from ekd.model import load_tokenizer
+    from ekd.eval.perplexity import batched, measure, plain, reliability, rows
+    from ekd.models.load import load_tokenizer
     from ekd.store.tokenizer import check_tokenizer
-    from ekd.yardstick import batched, measure, plain, reliability, rows
 
     if (config.run is None) + (config.store is None) + (config.text is None) != 2:
         raise ValueError("give one of run=RUN, store=STORE and text=FILE: what is to be measured on")
@@ -73,8 +73,8 @@ def yardstick(config: DictConfig) -> int:
 
 def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tuple[list[Trace], dict[str, Any]]:
     """What to measure on, and what it is."""
+    from ekd.eval.perplexity import from_text
     from ekd.store.store import Store
-    from ekd.yardstick import from_text
 
     if config.text is not None:
         files = [config.text] if isinstance(config.text, str) else list(config.text)
@@ -84,7 +84,7 @@ def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tu
     if config.store is not None:
         store = Store(config.store)
         return [store[key] for key in sorted(store.keys())], {"what": str(store.path), "origin": store.origin}
-    from ekd.fence import plain
+    from ekd.distill.fence import plain
 
     decided = {"api_key_env": config.api_key_env, "trust_remote_code": config.student.trust_remote_code}
     made = plain(trained, "data.collector", decided=decided)
@@ -99,8 +99,8 @@ def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tu
 
 
 def harness(config: DictConfig) -> int:
-    from ekd.harness import judge, rows
-    from ekd.model import load_tokenizer
+    from ekd.eval.lm_eval import judge, rows
+    from ekd.models.load import load_tokenizer
 
     adopt(config)
     loader = build(config.loader)
@@ -122,7 +122,7 @@ def adopt(config: DictConfig, *groups: str) -> dict[str, Any]:
         if config.ckpt is not None:
             raise ValueError(f"ckpt={config.ckpt} needs run=RUN, the folder of the run that made it")
         return {}
-    from ekd.fence import config_of, plain
+    from ekd.distill.fence import config_of, plain
 
     run = Path(config.run)
     trained = config_of(run)
@@ -170,9 +170,8 @@ def publish(
     """metrics.json with everything that made the figures, table.md, and the same table on the screen."""
     from rich import print as show
 
+    from ekd.eval.metrics import markdown, table
     from ekd.files import write_json
-    from ekd.marks import markdown
-    from ekd.report.marks import table
 
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +187,7 @@ def log(
     """To the loggers that are on; to W&B also every answer."""
     if "logger" not in config:
         return
-    from ekd.run_log import whereabouts
+    from ekd.cli.run_log import whereabouts
 
     columns = ["problem_id", "sample", "status", "extracted", "reference", "finish", "tokens", "prompt", "text"]
     for logger in build(config.logger).values():
@@ -213,7 +212,7 @@ DOORS = {"yardstick": yardstick, "harness": harness}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
-        from ekd.compare import main as compare
+        from ekd.eval.compare import main as compare
 
         sys.exit(compare(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in DOORS:

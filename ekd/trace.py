@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from ekd.door import build, door
+from ekd.cli.door import build, door
 
 
 def main(config: DictConfig) -> int:

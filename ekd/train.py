@@ -13,25 +13,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ekd.door import build, door, name_job, provenance
+from ekd.cli.door import build, door, name_job, provenance
 
 if TYPE_CHECKING:
     import lightning as L
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from ekd.data import TraceData
-    from ekd.exam import Exam
-    from ekd.student import Student
+    from ekd.data.cached import TraceData
+    from ekd.distill.student import Student
+    from ekd.eval.benchmark import Exam
 
 
 def main(config: DictConfig) -> int:
     import lightning as L
     from torch import get_num_threads
 
-    from ekd.checkpoint import Checkpoints, deciding
-    from ekd.pairs import check_pairs
-    from ekd.strategy import check_strategy
-    from ekd.sweep import hold
+    from ekd.distill.compatibility import check_pairs
+    from ekd.distill.run_folder import hold
+    from ekd.distill.strategy import check_strategy
+    from ekd.models.checkpoint import Checkpoints, deciding
 
     began, run = monotonic(), Path(HydraConfig.get().runtime.output_dir)
     peak_memory(reset=True)
@@ -68,9 +68,9 @@ def go(
     memory: dict[str, float],
 ) -> int:
     """The run itself, in a folder that is this process's alone."""
+    from ekd.distill.interrupt import Trained
+    from ekd.distill.run_folder import make_room, standing
     from ekd.files import make_folder, write_json
-    from ekd.interrupt import Trained
-    from ekd.sweep import make_room, standing
 
     data, student, exam = parts
     now = standing(run, made)
@@ -111,7 +111,7 @@ def go(
 
 def check_start(config: DictConfig) -> None:
     """Before any work: where the weights come from."""
-    from ekd.checkpoint import check
+    from ekd.models.checkpoint import check
 
     if config.ckpt is not None and config.ckpt_from is not None:
         raise ValueError(
@@ -131,10 +131,10 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> 
     """What came out: in metrics.json, with the loggers, as a page, and as a table. -> lines on where that is."""
     from rich import print as show
 
+    from ekd.cli.run_log import log_outcome
     from ekd.files import write_json
-    from ekd.report.page import run_page
+    from ekd.report.pages import run_page
     from ekd.report.run import table
-    from ekd.run_log import log_outcome
 
     figures = outcome["figures"]
     write_json(run / "metrics.json", outcome)
@@ -146,7 +146,7 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> 
 
 def mend(run: Path) -> None:
     """Of a finished run whose page or logger failed: the page is made now; what a logger lost is said."""
-    from ekd.report.page import run_page
+    from ekd.report.pages import run_page
 
     note = run / "failed.txt"
     if note.exists():
@@ -157,7 +157,7 @@ def mend(run: Path) -> None:
 
 def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None, *, measure: bool) -> float:
     """-> with `measure`, the most memory that training held (GB, 1e9 bytes) beyond what was there before the model."""
-    from ekd.plan import resident
+    from ekd.distill.memory_plan import resident
 
     floor = resident()[0] if measure else 0
     if starts_ranks(trainer):
@@ -211,7 +211,7 @@ def peak_memory(*, reset: bool = False) -> float:
     """
     import torch
 
-    from ekd.plan import resident
+    from ekd.distill.memory_plan import resident
 
     if torch.cuda.is_available() or Path("/proc/self/clear_refs").exists():
         return resident(reset)[1] / 2**30
@@ -229,7 +229,7 @@ def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[s
     """Prints the plan. -> its peak, GB (1e9 bytes)."""
     from rich import print as show
 
-    from ekd.plan import largest, plan, table
+    from ekd.distill.memory_plan import largest, plan, table
 
     if config.plan not in (True, "measure"):
         raise ValueError(f"plan is false, true (say it and stop) or measure (say it and train), not {config.plan!r}")
@@ -253,8 +253,8 @@ def starts_ranks(trainer: L.Trainer) -> bool:
 
 def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run: Path) -> dict[str, dict[str, float]]:
     """The teacher's and the untrained student's answers are kept for the next run; they do not change."""
-    from ekd.model import pick_device
-    from ekd.source import home
+    from ekd.models.load import pick_device
+    from ekd.models.source import home
 
     if exam.problems == 0:
         return {}

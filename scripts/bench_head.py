@@ -102,8 +102,8 @@ def step_of(name: str, n: int, h: int, v: int) -> tuple[Step, Step, list]:
     leaves = [few if name in ("ekd_20", "liger_chunked_20") else hidden, weight]
 
     if name in ("ekd", "ekd_20", "ekd_stats"):
-        from ekd.head import Head, distill, stats
         from ekd.loss.forward_kl import ForwardKL
+        from ekd.models.head import Head, distill, stats
 
         x, i, p = (few, ids[keep], log_p[keep]) if chosen else (hidden, ids, log_p)
         if name == "ekd_stats":

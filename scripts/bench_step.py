@@ -35,7 +35,7 @@ TITLES = {
 def compose(words: list[str]) -> Any:
     import hydra
 
-    from ekd.door import CONF
+    from ekd.cli.door import CONF
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("train", ["experiment=demo", *words])
@@ -52,7 +52,7 @@ def floor(student: Any, batch: Any, chosen: int) -> None:
     """Decoder forward and backward; the head's bare products for as many rows, in chunks as the head makes them."""
     import torch
 
-    from ekd.head import head_of
+    from ekd.models.head import head_of
 
     model, budget = student.model, student.pricing["budget_mb"]
     out = model.get_decoder()(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
@@ -72,7 +72,7 @@ def measure(name: str, rounds: int, batches: int) -> dict[str, Any]:
     import lightning as L
     import torch
 
-    from ekd.door import build
+    from ekd.cli.door import build
 
     class Still(torch.optim.SGD):
         """Asks for gradients and does nothing with them."""
@@ -101,7 +101,7 @@ def measure(name: str, rounds: int, batches: int) -> dict[str, Any]:
             self.seconds.append((self.floor, perf_counter() - self.began))
             self.peaks.append((self.floor_peak, peak_mb()))
 
-    from ekd.head import head_of
+    from ekd.models.head import head_of
 
     config = compose([*TITLES[name][1], f"data.train_problems={12 * batches}", "data.val_problems=1"])
     data, student = build(config.data), build(config.student)

@@ -28,10 +28,11 @@ from rich.table import Table
 from store_formats import DRAWS, VOCAB, WIDE, Kept, Rows, drawn, ekd, fixed, in_store, ollama, packed24, ragged, traces
 from torch.utils.data import DataLoader
 
-from ekd.batches import Batches
-from ekd.data import Collate, Traces
+from ekd.data.batch_sampler import Batches
+from ekd.data.cached import Traces
+from ekd.data.collate import Collate
 from ekd.dataset.arithmetic import Arithmetic
-from ekd.model import load_model, load_tokenizer
+from ekd.models.load import load_model, load_tokenizer
 from ekd.store.store import Store
 
 EKD = [(0.9, 16), (0.95, 16), (0.98, 32), (0.99, 32), (0.99, 64), (0.999, 64), (0.9999, 128)]

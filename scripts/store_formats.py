@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ekd.model import load_tokenizer
+from ekd.models.load import load_tokenizer
 from ekd.store.store import Store
 from ekd.types import Trace
 

@@ -10,10 +10,10 @@ import pytest
 # Two threads fight over the small matrices of these tests; one is faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from ekd.collect import Collector
+from ekd.data.collect import Collector
 from ekd.dataset.arithmetic import Arithmetic
-from ekd.model import load_model, load_tokenizer
-from ekd.prompt import Prompt
+from ekd.models.load import load_model, load_tokenizer
+from ekd.models.prompt import Prompt
 from ekd.teacher.hf import HF
 from ekd.types import Trace
 

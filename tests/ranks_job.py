@@ -13,7 +13,7 @@ import torch
 from conftest import hf, traces
 from test_student import student
 
-from ekd.data import Collate
+from ekd.data.collate import Collate
 from ekd.selector.topk import TopK
 from ekd.types import Batch, Trace
 

@@ -1,8 +1,7 @@
-"""The house itself: who may import whom, and every config builds what it names."""
+"""The house itself: every config builds what it names, and the path is the name."""
 
 from __future__ import annotations
 
-import ast
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -11,28 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from ekd.door import CONF, build, register
+from ekd.cli.door import CONF, build, register
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"dataset", "teacher", "signal", "selector", "loss", "store"}
-GROUND = {
-    "mistakes",
-    "famous",
-    "types",
-    "files",
-    "turn",
-    "checkpoint",
-    "model",
-    "source",
-    "tiny",
-    "head",
-    "logits",
-    "generation",
-    "prompt",
-    "tail",
-    "outside",
-}
-DOORS = {"trace", "train", "evaluate", "export", "door", "conf", "words", "command", "kinds", "multirun"}
 GLOBAL = ("experiment", "method", "budget")  # groups whose files hold differences to the whole config
 GROUPS = sorted(f for f in CONF.glob("*/*.yaml") if f.parent.name not in GLOBAL)
 PRESETS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml") if f.parent.name in GLOBAL)
@@ -44,33 +25,6 @@ REQUIRED = {
 }
 
 register()
-
-
-def imports(file: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "ekd").rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
-def test_layers(file):
-    place = file.relative_to(ROOT / "ekd").parts
-    room = place[0] if place[0] in ROOMS else None
-    ours = {name.split(".")[1] for name in imports(file) if name.startswith("ekd.")}
-    theirs = {name.split(".")[0] for name in imports(file)}
-    if place[0].removesuffix(".py") not in DOORS and file.name != "__main__.py":
-        assert not theirs & {"hydra", "omegaconf", "wandb"}, "only the doors know Hydra and W&B"
-        assert not ours & DOORS, "no room asks a door"
-    if room:
-        assert ours <= GROUND | {room}, "a room knows the ground floor and itself"
-    elif place[0].removesuffix(".py") in GROUND:
-        assert ours <= GROUND
-    elif place[0].removesuffix(".py") not in DOORS and place[0] != "report":
-        assert not ours & (ROOMS - {"store"}), "data, student and exam know rooms by their protocols only"
 
 
 def actor(file: Path) -> str:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from ekd.door import CONF, register
+from ekd.cli.door import CONF, register
 from ekd.method import ORIGINAL, TEACHER_FREE, UNSCORED, VANILLA, Method, method_of
 
 PRESETS = [f for group in ("experiment", "method") for f in sorted((CONF / group).glob("*.yaml"))]

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ekd.pairs import check_pairs
+from ekd.distill.compatibility import check_pairs
 
 ROOT = Path(__file__).parents[1]
 GROUPS = ("signal", "selector", "loss")

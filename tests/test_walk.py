@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from conftest import collector, hf
 
-from ekd.data import Collate
+from ekd.data.collate import Collate
 from ekd.dataset.arithmetic import Arithmetic
-from ekd.head import distill, head_of
 from ekd.loss.forward_kl import ForwardKL
-from ekd.model import load_model, load_tokenizer
+from ekd.models.head import distill, head_of
+from ekd.models.load import load_model, load_tokenizer
 from ekd.selector.topk import TopK
 from ekd.signal.teacher_entropy import TeacherEntropy
 

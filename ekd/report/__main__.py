@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ekd.door import build, door
+from ekd.cli.door import build, door
 
 OF_TRACES = ("limit", "top", "dataset", "tokenizer", "trust_remote_code")
 
@@ -30,7 +30,7 @@ def main(config: DictConfig) -> int:
 
 def report(config: DictConfig) -> int:
     """The page of a sweep or of one run."""
-    from ekd.report.page import run_page, sweep_page
+    from ekd.report.pages import run_page, sweep_page
 
     out = None if config.out is None else Path(config.out).expanduser()
     page = run_page(Path(config.run), out) if config.sweep is None else sweep_page(Path(config.sweep), out)
@@ -42,9 +42,9 @@ def view(config: DictConfig) -> int:
     """The token viewer."""
     from transformers import PreTrainedTokenizerFast
 
-    from ekd.model import load_tokenizer
-    from ekd.report.reading import dataset_of, make, speaker
-    from ekd.report.spelling import Spelling
+    from ekd.models.load import load_tokenizer
+    from ekd.report.viewer.reading import dataset_of, make, speaker
+    from ekd.report.viewer.spelling import Spelling
     from ekd.store.store import Store
     from ekd.store.tokenizer import check_tokenizer
     from ekd.teacher.wire.vocabulary import Vocabulary

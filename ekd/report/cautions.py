@@ -7,10 +7,11 @@ from statistics import mean
 
 from scipy import stats
 
+from ekd.report.cell import Cell
 from ekd.report.conditions import settings_of
 from ekd.report.run import start_of
 from ekd.report.section import Result, Section
-from ekd.report.sweep import Cell, curve
+from ekd.report.sweep import curve
 
 FEW = 5  # seeds
 FALLING = 0.02  # of held-out KL from one validation to the next: still learning

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ekd.method import actor_name
-
-if TYPE_CHECKING:
-    from ekd.report.sweep import Cell
+from ekd.report.cell import Cell
 
 # A place, a repetition, a budget, or a copy of what another group says.
 IDLE = re.compile(

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from ekd.eval.statistics import LEVEL, told_apart
 from ekd.method import Method
-from ekd.statistics import LEVEL, told_apart
 
 Table = Mapping[Method, Mapping[int, float]]
 

@@ -67,29 +67,6 @@ def folder(path: Path, png: bool) -> Folder:
     return Folder(path, png)
 
 
-def sweep_page(path: Path, out: Path | None = None) -> Path:
-    """-> the page, PATH/report/index.html unless `out` names another folder. Raises ValueError as `sweep.read` does."""
-    from ekd.outside import check_tree
-    from ekd.report.sweep import read
-    from ekd.report.sweep_view import view
-
-    sweep = read(path)
-    check_tree(path, ["report"])
-    where = folder(out or path / "report", png=True)
-    return where.render("sweep.html", **view(sweep, where))
-
-
-def run_page(run: Path, out: Path | None = None) -> Path:
-    """-> the page of one finished run, RUN/report/index.html unless `out` names another folder."""
-    from ekd.fence import check_run
-    from ekd.report.run_view import finished, view
-
-    check_run(run)
-    cell = finished(run)
-    where = folder(out or run / "report", png=False)
-    return where.render("run.html", **view(cell, where))
-
-
 def rendered(template: str, **values: Any) -> str:
     import jinja2
     from markupsafe import Markup, escape

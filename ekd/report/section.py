@@ -8,9 +8,10 @@ from statistics import mean
 from typing import NamedTuple
 
 from ekd.method import Method, control_of, ordered, pairs_of, twins_of
+from ekd.report.cell import Cell
 from ekd.report.conditions import divided
 from ekd.report.effects import Comparison, Estimate, compare, estimate
-from ekd.report.sweep import Cell, Lost, Sweep
+from ekd.report.sweep import Lost, Sweep
 
 
 class Metric(NamedTuple):

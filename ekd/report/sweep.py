@@ -16,21 +16,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from ekd.files import read_json
-from ekd.method import Method, method_of
+from ekd.method import method_of
+from ekd.report.cell import Cell
 from ekd.report.conditions import settings_of
 from ekd.report.run import start_of
 
 BUDGETS = ("steps", "tokens")
 ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells
-
-
-class Cell(NamedTuple):
-    folder: Path
-    budget: str  # "steps", "tokens", or "" where the run does not say
-    method: Method
-    seed: int
-    figures: dict[str, Any]
-    made: dict[str, Any]  # config, command, ekd, commit, changed, versions
 
 
 class Lost(NamedTuple):

@@ -12,11 +12,12 @@ from typing import Any
 from ekd.method import Method, tiling
 from ekd.report import figures
 from ekd.report.cautions import cautions
+from ekd.report.cell import Cell
 from ekd.report.findings import findings
 from ekd.report.page import Drawing, Folder, command, settings, versions
 from ekd.report.plain import Table, Value
 from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
-from ekd.report.sweep import Cell, Curve, Sweep, curve
+from ekd.report.sweep import Curve, Sweep, curve
 from ekd.report.tables import choice_table, cost_table, decile_table, method_table, said
 
 

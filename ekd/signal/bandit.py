@@ -112,7 +112,7 @@ def token_class(token: str) -> int:
 
 def token_classes(tokenizer: str, vocab: int, trust_remote_code: bool = False) -> Tensor:
     """(V,) the class of every entry of the student's softmax; entries without a token are "other"."""
-    from ekd.model import load_tokenizer  # transformers takes seconds to import, and this is its only use here
+    from ekd.models.load import load_tokenizer  # transformers takes seconds to import, and this is its only use here
 
     source = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     table = torch.full((vocab,), 3)

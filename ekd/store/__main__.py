@@ -104,7 +104,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 def tokenizer(name: str | None) -> Any:
     if name is None:
         return None
-    from ekd.model import load_tokenizer  # heavy: imported when asked for
+    from ekd.models.load import load_tokenizer  # heavy: imported when asked for
 
     return load_tokenizer(name)
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ekd.models.tail import floored
 from ekd.store.invariants import check
 from ekd.store.squeeze import Reader, Writer
-from ekd.tail import floored
 from ekd.types import Trace
 
 STEP = 1024  # steps a nat at the top of a row: at most 1/2048 nat = 4.9e-4 off

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import DatasetDict, load_dataset, load_from_disk
 
-from ekd.tail import floored
+from ekd.models.tail import floored
 from ekd.types import Trace
 
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ekd.generation import check_scored, generate
-from ekd.head import Head, head_of
-from ekd.model import end_ids, load_model, load_tokenizer, pick_device
-from ekd.source import identity
-from ekd.tail import floored
+from ekd.models.generation import check_scored, generate
+from ekd.models.head import Head, head_of
+from ekd.models.load import end_ids, load_model, load_tokenizer, pick_device
+from ekd.models.source import identity
+from ekd.models.tail import floored
 from ekd.teacher.draws import drawn
 from ekd.types import Request, Trace
 
@@ -26,7 +26,7 @@ class HF:
     """Every teacher row: the next token, then ids until the cumulative mass reaches `mass`, at most `max_k`. With
     `draws` in their place: the ids that so many draws from the distribution gave, with ln(count / draws) and no tail.
 
-    model, dtype, quantize, attention, trust_remote_code: see `ekd.model.load_model`. mode: "generate" or "score".
+    model, dtype, quantize, attention, trust_remote_code: see `ekd.models.load.load_model`. mode: "generate" or "score".
     temperature, top_p, max_new_tokens: of generation (rows are always taken at temperature 1, before any filter).
     temperatures: further ones at which each row's log-normaliser is recorded, so that training may use them.
     """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ekd.tail import floored
+from ekd.models.tail import floored
 from ekd.types import Request, Trace
 
 FAR = 1e6  # nats; a float32 softmax ends at 104

@@ -15,8 +15,8 @@ from functools import cached_property, lru_cache
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from ekd.model import load_tokenizer
-from ekd.turn import end_of_turn
+from ekd.models.load import load_tokenizer
+from ekd.models.turn import end_of_turn
 
 WORD_MARK = "\u2581"  # SentencePiece writes a space so
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>$")

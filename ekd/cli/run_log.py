@@ -1,0 +1,85 @@
+"""What a finished run leaves with its loggers: the figures that scripts/dashboard.py reads, and for W&B some tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from ekd.eval.answers import Answer, read
+from ekd.types import Problem
+
+ANSWERS = 100  # so many of a run's answers are shown
+COLUMNS = ["problem", "question", "answer", "response", "extracted", "correct", "tokens"]
+BINS = ["nats", "tokens", "from", "to"]  # of a histogram; nats: a bin's middle
+
+
+def log_outcome(
+    loggers: Sequence[Logger],
+    outcome: Mapping[str, Any],
+    marks: Mapping[str, float],
+    problems: Sequence[Problem],
+    answers: Path,
+    step: int,
+) -> list[str]:
+    """outcome: what metrics.json holds. marks: eval/*, of the exams. problems: of the exam. answers: the student's,
+    JSONL; may be absent. Closes the loggers; returns a line on each W&B run: its page, or how to upload it.
+    """
+    figures = outcome["figures"]
+    tables = {"answers": (COLUMNS, sample(problems, list(read(answers).values())))}
+    if "trace_entropy" in figures:
+        tables["trace_entropy"] = (BINS, bins(**figures["trace_entropy"]))
+    for logger in loggers:
+        logger.log_metrics({**marks, **headline(outcome)}, step=step)
+        if isinstance(logger, WandbLogger):
+            for name, (columns, rows) in tables.items():
+                logger.log_table(name, columns, rows, step=step)
+        logger.finalize("success")
+    return [line for logger in loggers if isinstance(logger, WandbLogger) for line in whereabouts(logger)]
+
+
+def headline(outcome: Mapping[str, Any]) -> dict[str, float]:
+    """run/*: what came out, by the same name whatever the dataset. bucket/*: percentiles, of a run with a bucket."""
+    figures, selector = outcome["figures"], outcome["config"]["selector"]
+    found = {
+        "run/kl_after": figures["after"]["val/kl"],
+        "run/agreement_after": figures["after"]["val/agreement"],
+        "run/selected": figures["train"]["selected"],
+        "run/supervised_tokens": figures["train"]["supervised_tokens"],
+        "run/tokens_per_second": figures["train"]["tokens_per_second"],
+        "run/peak_memory_gb": figures["peak_memory_gb"],
+        "run/minutes": figures["minutes"],
+    }
+    if figures["before"]:
+        found["run/kl_before"] = figures["before"]["val/kl"]
+    if exam := figures["exams"].get("student after"):
+        found |= {f"run/{name}": exam[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}
+    if "lower" in selector and "upper" in selector:
+        lower, upper = selector["lower"], selector["upper"]
+        bounds = {"lower": lower, "upper": upper, "width": upper - lower, "centre": (lower + upper) / 2}
+        found |= {f"bucket/{name}": value for name, value in bounds.items()}
+    return {name: float(value) for name, value in found.items()}
+
+
+def sample(problems: Sequence[Problem], answers: Sequence[Answer]) -> list[list[Any]]:
+    """Rows of COLUMNS: the first answers of the exam, as they came."""
+    questions = {problem.id: problem.question for problem in problems}
+    return [
+        [a.problem_id, questions[a.problem_id], a.reference, a.text, a.extracted, a.status == "correct", a.tokens]
+        for a in answers[:ANSWERS]
+        if a.problem_id in questions
+    ]
+
+
+def bins(edges: Sequence[float], counts: Sequence[int]) -> list[list[float]]:
+    """Rows of BINS."""
+    return [[(a + b) / 2, count, a, b] for a, b, count in zip(edges[:-1], edges[1:], counts, strict=True)]
+
+
+def whereabouts(logger: WandbLogger) -> list[str]:
+    run = logger.experiment
+    if run.disabled:
+        return []
+    return [f"W&B         {f'wandb sync {Path(run.dir).parent}' if run.offline else run.url}"]

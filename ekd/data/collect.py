@@ -1,0 +1,207 @@
+"""Problems in, a store of traces out: asks the teacher for what is missing, and for nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase
+
+from ekd.models.load import load_tokenizer
+from ekd.models.prompt import Prompt
+from ekd.models.source import home
+from ekd.models.turn import end_of_turn
+from ekd.store.codec import Layout
+from ekd.store.shard import Part, part
+from ekd.store.store import Store
+from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
+from ekd.store.unsaved import Unsaved, recover
+from ekd.types import Dataset, Failure, Problem, Request, Teacher, Trace
+
+SHARD_SECONDS = 20.0  # traces become a shard after so long at the latest ...
+SHARD_TRACES = 512  # ... or when there are so many; each is on disk before
+
+
+class Collected(NamedTuple):
+    keys: list[str]  # of the traces asked for, in the order of the problems; failures left out
+    made: int  # of these, traced now
+    failures: list[Failure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """tokenizer: the model whose ids the traces speak, the student's. store: a folder, or null for one under `home()`
+    named by what makes the traces. samples: solutions of each problem. seed: of the teacher's sampling.
+    text_tokens: of a piece of plain text; a longer document (a problem without a question) is cut.
+    """
+
+    teacher: Teacher
+    dataset: Dataset
+    prompt: Prompt
+    tokenizer: str
+    store: str | None
+    samples: int
+    seed: int
+    trust_remote_code: bool
+    text_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.text_tokens < 1:
+            raise ValueError(f"data.collector.text_tokens is 1 or more, not {self.text_tokens}")
+        if self.samples < 1:
+            raise ValueError(f"samples (solutions of each problem) is 1 or more, not {self.samples}")
+        if self.samples > 1 and self.teacher.mode == "score":
+            raise ValueError(f"samples={self.samples} needs teacher.mode=generate: a given solution is scored once")
+
+    def origin(self) -> dict:
+        """What made the traces; a store made by anything else is refused."""
+        teacher = self.teacher.origin()
+        drawn = {"draws": teacher["draws"]} if teacher.get("draws") else {}
+        end = end_of_turn(self.spoken)  # said where the template ends a turn otherwise than the tokenizer a text
+        return {
+            **drawn,
+            **({"end": end} if end != self.spoken.eos_token_id else {}),
+            "vocab": teacher.get("vocab") or len(self.spoken),
+            "temperatures": teacher.get("temperatures", []),
+            "teacher": teacher,
+            "dataset": type(self.dataset).__name__,
+            "prompt": asdict(self.prompt),
+            "template": hashlib.sha256(str(self.spoken.chat_template).encode()).hexdigest(),
+            "tokenizer": tokenizer_fingerprint(self.spoken),
+        }
+
+    def open(self) -> Store:
+        origin = self.origin()
+        store = Store.create(self._path(origin), {**origin, "ekd": version("ekd").split(".")[0]})
+        recover(store)
+        return store
+
+    def collect(self, split: str, count: int | None) -> Collected:
+        """Traces the first `count` problems of a split (null: all). What is done is saved at once, also on Ctrl-C."""
+        requests = self.requests(split, count)
+        store = self.open()
+        present = store.keys()
+        missing = [r for r in requests if r.key not in present]
+        failures = self._trace(store, missing, split) if missing else []
+        present = store.keys()
+        return Collected([r.key for r in requests if r.key in present], len(missing) - len(failures), failures)
+
+    def present(self, split: str, count: int | None) -> list[str]:
+        """Keys of the traces that are there already, in the order of the problems. Asks no teacher."""
+        keys = self.open().keys()
+        return [r.key for r in self.requests(split, count) if r.key in keys]
+
+    def requests(self, split: str, count: int | None) -> list[Request]:
+        problems = self.dataset.problems(split)
+        if not problems:
+            raise ValueError(
+                f"the {split} split of dataset {type(self.dataset).__name__.lower()} holds no problems: give it a file "
+                "that has some" + (" or a larger dataset.val_percent" if split == "val" else "")
+            )
+        if count is not None and not 0 < count <= len(problems):
+            raise ValueError(f"the dataset's {split} split has {len(problems)} problems; {count} were asked for")
+        examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
+        return [r for problem in problems[:count] for r in self._requests(problem, examples)]
+
+    def _requests(self, problem: Problem, examples: Sequence[Problem]) -> list[Request]:
+        prompt_ids = self.prompt.ids(self.spoken, problem, examples)
+        if not problem.question:
+            return self._text_requests(problem, prompt_ids)
+        if self.teacher.mode != "score":
+            return [self._request(problem, prompt_ids, None, sample) for sample in range(self.samples)]
+        if not problem.solution:
+            raise ValueError(
+                f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
+            )
+        response = self.prompt.answer_ids(self.spoken, problem.solution, prompt_ids)
+        return [self._request(problem, prompt_ids, response, 0)]
+
+    def _text_requests(self, document: Problem, prompt_ids: list[int]) -> list[Request]:
+        """A document in pieces of text_tokens, the last of which alone ends as the text does."""
+        if self.teacher.mode != "score":
+            raise ValueError(
+                f"{document.id} is plain text, which a teacher reads and does not answer: set teacher.mode=score"
+            )
+        ids, end = self.spoken.encode(document.solution, add_special_tokens=False), self.spoken.eos_token_id
+        ids = ids if end is None else [*ids, end]
+        cuts = range(0, len(ids), self.text_tokens)
+        pieces = [document._replace(id=f"{document.id}:{n}") for n in range(1, len(cuts) + 1)]
+        texts = [ids[at : at + self.text_tokens] for at in cuts]
+        return [self._request(piece, prompt_ids, part, 0) for piece, part in zip(pieces, texts, strict=True)]
+
+    def _request(self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int) -> Request:
+        made = [prompt_ids, response, None if response else [self.seed, sample]]
+        digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()
+        return Request(digest[:32], problem.id, sample, int(digest[:12], 16), prompt_ids, response)
+
+    @cached_property
+    def spoken(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the traces; loaded at first use."""
+        return load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
+
+    def _path(self, origin: dict) -> Path:
+        if self.store is not None:
+            return Path(self.store).expanduser()
+        digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+        name = f"{origin['dataset']}-{origin['teacher'].get('model', 'teacher')}-{self.teacher.mode}".lower()
+        return home() / "traces" / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-{digest[:10]}"
+
+    def _check_teacher(self) -> None:
+        """Ids that mean one token to the teacher and another to the student would be silent nonsense."""
+        if self.teacher.tokenizer is None or self.teacher.tokenizer == self.tokenizer:
+            return
+        theirs = load_tokenizer(self.teacher.tokenizer, trust_remote_code=self.trust_remote_code)
+        check_tokenizer({"tokenizer": tokenizer_fingerprint(theirs)}, self.spoken)
+
+    def _trace(self, store: Store, missing: list[Request], split: str) -> list[Failure]:
+        self._check_teacher()
+        waiting = Unsaved(store)
+        failures: list[Failure] = []
+        saved, tokens, began = monotonic(), 0, monotonic()
+        try:
+            with _bar() as bar:
+                task = bar.add_task(f"tracing {split}", total=len(missing), note="")
+                for result in map(partial(_packed, layout=store.layout), self.teacher.trace(missing)):
+                    if isinstance(result, Failure):
+                        failures.append(result)
+                    else:
+                        waiting.add(result)
+                        tokens += result[0][6]
+                    failed = f", {len(failures)} failed" if failures else ""
+                    bar.update(task, advance=1, note=f"{tokens / (monotonic() - began):,.0f} tokens/s{failed}")
+                    if len(waiting.parts) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
+                        waiting.flush()
+                        saved = monotonic()
+        finally:
+            waiting.flush()
+        return failures
+
+
+def _packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
+    """An unsound trace is one that failed: the others are stored."""
+    if isinstance(result, Failure):
+        return result
+    try:
+        return part(result, layout)
+    except ValueError as error:
+        return Failure(result.key, result.problem_id, str(error))
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )

@@ -1,0 +1,180 @@
+"""The sample axis: which whole traces are trained on, decided before training and never inside a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from rich.progress import track
+from torch import Tensor, nn
+
+from ekd.data.batch_sampler import pack
+from ekd.data.cached import Traces
+from ekd.data.collate import Collate
+from ekd.files import replace
+from ekd.models.head import head_of, stats
+from ekd.models.load import load_model, pick_device
+from ekd.models.rows import valid
+from ekd.models.source import identity
+from ekd.store.store import Store
+from ekd.types import Rows, Signal, Stats
+
+SAVE_SECONDS = 20.0  # a kill loses at most so much scoring
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSamples:
+    """`percent` of the traces by chance, whatever their order: the control for `TopSamples` at the same share.
+
+        keep the ceil(percent n / 100) first by lot
+
+    Source: the control of Tavor et al. 2026 (SE-KD), arXiv 2602.01395.
+    """
+
+    percent: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_percent(self.percent)
+
+    def keep(self, store: Store, keys: Sequence[str]) -> list[str]:
+        """-> the kept keys, in the order given."""
+        lot = {key: hashlib.sha256(f"{self.seed}:{key}".encode()).hexdigest() for key in keys}
+        return first(keys, sorted(keys, key=lambda key: lot[key]), self.percent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopSamples:
+    """The `percent` of the traces with the highest mean score over their rows; ties go to the earliest.
+
+        keep the ceil(percent n / 100) highest by S = sum_t s_t / rows
+
+    by: the signal, seen through the student as it is before training (model, layers, dtype, attention, quantize,
+    trust_remote_code: see `ekd.models.load.load_model`). Each trace is scored by itself, so batches (max_tokens,
+    head_mb) do not matter. Scores are kept beside the store, so that they are made once for each student and signal.
+
+    Source: Tavor et al. 2026, "Rethinking Selective Knowledge Distillation" (SE-KD 3X), arXiv 2602.01395.
+    """
+
+    percent: float
+    by: Signal
+    model: str
+    layers: Sequence[int] | str
+    dtype: str
+    attention: str
+    quantize: str | None
+    trust_remote_code: bool
+    max_tokens: int
+    head_mb: float
+
+    def __post_init__(self) -> None:
+        check_percent(self.percent)
+        if isinstance(self.by, nn.Module):
+            raise ValueError(
+                f"data.samples.by={self.by} learns while it runs and knows nothing before training; take another "
+                "signal, e.g. signal@data.samples.by=student_entropy"
+            )
+
+    def keep(self, store: Store, keys: Sequence[str]) -> list[str]:
+        """-> the kept keys, in the order given. Scores what has no score yet."""
+        scores = self.scores(store, keys)
+        low, high = min(scores[key] for key in keys), max(scores[key] for key in keys)
+        if self.percent < 100 and len(keys) > 1 and not high - low > 1e-5 * (1 + abs(high)):
+            raise ValueError(
+                f"data.samples.by={self.by} gives every trace the same mean, {high:.4g}, so it cannot rank them; a "
+                "weighted signal ranks traces with normalise=none"
+            )
+        return first(keys, sorted(keys, key=lambda key: -scores[key]), self.percent)
+
+    def scores(self, store: Store, keys: Sequence[str]) -> dict[str, float]:
+        """The mean score of each trace, from the cache where it is there; -inf for one without a teacher's row."""
+        made_by = self.made_by()
+        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+        path = store.path / "scores" / f"{digest[:16]}.json"
+        scores: dict[str, float] = json.loads(path.read_text())["scores"] if path.exists() else {}
+        missing = [key for key in keys if key not in scores]
+        saved = monotonic()
+        try:
+            for key, score in self.score(store, missing) if missing else ():
+                scores[key] = score
+                if monotonic() - saved > SAVE_SECONDS:
+                    save(path, made_by, scores)
+                    saved = monotonic()
+        finally:
+            if missing:
+                save(path, made_by, scores)
+        return scores
+
+    def made_by(self) -> dict:
+        """What decides a trace's score, beside the trace."""
+        layers = self.layers if isinstance(self.layers, str) else list(self.layers)
+        model = identity(self.model, self.trust_remote_code)
+        student = {**model, "layers": layers, "dtype": self.dtype, "quantize": self.quantize}
+        return {"student": student, "signal": repr(self.by), "ekd": version("ekd").split(".")[0]}
+
+    @torch.inference_mode()
+    def score(self, store: Store, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
+        model = load_model(
+            self.model,
+            layers=self.layers,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            attention=self.attention,
+            device=pick_device("auto"),
+            trust_remote_code=self.trust_remote_code,
+        ).eval()
+        traces, collate = Traces(store, keys), Collate(store.origin["vocab"])
+        order = sorted(range(len(keys)), key=lambda i: traces.lengths[i])
+        for indices in track(pack(order, traces.lengths, self.max_tokens), "scoring samples", transient=True):
+            batch = move_data_to_device(collate([traces[i] for i in indices]), model.device)
+            decode = model.get_decoder()
+            out = decode(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+            hidden = out.last_hidden_state[batch.mask][batch.rows.valid]
+            rows = valid(batch.rows)
+            if self.by.needs_student:
+                rows = rows._replace(student=stats(hidden, head_of(model), rows.teacher_ids, budget_mb=self.head_mb))
+            for place, index in enumerate(indices):
+                yield keys[index], mean(self.by, part(rows, rows.sequence == place))
+
+
+def check_percent(percent: float) -> None:
+    if not 0 < percent <= 100:
+        raise ValueError(f"data.samples.percent is above 0 and at most 100, not {percent}; data/samples=null keeps all")
+
+
+def first(keys: Sequence[str], ranked: Sequence[str], percent: float) -> list[str]:
+    """The best ceil(percent n / 100), at least one, in the order of `keys`."""
+    kept = set(ranked[: max(1, math.ceil(round(percent * len(keys) / 100, 9)))])
+    return [key for key in keys if key in kept]
+
+
+def part(rows: Rows, where: Tensor) -> Rows:
+    """The rows of one sequence."""
+    columns = {name: value[where] for name, value in rows._asdict().items() if isinstance(value, Tensor)}
+    seen = None if rows.student is None else Stats(*(value[where] for value in rows.student))
+    return rows._replace(**columns, student=seen)  # type: ignore[arg-type] # vocab is no tensor
+
+
+def mean(signal: Signal, rows: Rows) -> float:
+    if not len(rows.valid):
+        return -math.inf
+    score = float(signal(rows).double().mean())
+    if not math.isfinite(score):
+        raise ValueError(f"data.samples.by={signal} gives a trace the score {score}; take another signal")
+    return score
+
+
+def save(path: Path, made_by: dict, scores: dict[str, float]) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        replace(path, json.dumps({**made_by, "scores": scores}).encode())
+    except OSError as error:
+        raise ValueError(f"the scores of samples cannot be kept beside their traces ({error})") from error

@@ -1,0 +1,70 @@
+"""Which parts go together: what cannot work is refused before anything is loaded or traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from ekd.data.cached import TraceData, norm_column
+from ekd.data.trace_filter import TopSamples
+from ekd.distill.student import Student
+from ekd.models.load import check_layers
+from ekd.types import NeedsDensity
+
+
+@runtime_checkable
+class Tempered(Protocol):
+    """A teacher that can record its log-normaliser at temperatures other than 1."""
+
+    temperatures: Sequence[float]
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A teacher that may give counts of draws in place of its most likely ids."""
+
+    draws: int  # 0: it does not
+
+
+def check_pairs(data: TraceData, student: Student) -> None:
+    """Raises ValueError, one sentence that says what would work."""
+    teacher = data.collector.teacher
+    temperature = student.pricing["temperature"]
+    if data.temperature != temperature:
+        raise ValueError(
+            f"data.temperature={data.temperature} and student.temperature={temperature} are one setting: leave "
+            "data.temperature=${student.temperature}"
+        )
+    if isinstance(teacher, Drawn) and teacher.draws:
+        check_drawn(teacher.draws, data, student)
+    check_layers(student.name, student.spec["layers"], trust_remote_code=student.spec["trust_remote_code"])
+    norm_column(teacher.temperatures if isinstance(teacher, Tempered) else [], float(temperature))
+
+
+def check_drawn(draws: int, data: TraceData, student: Student) -> None:
+    """Traces that are counts know p only where something was drawn, on average, and only at temperature 1."""
+    said = f"teacher.draws={draws}"
+    if student.pricing["temperature"] != 1:
+        raise ValueError(
+            f"{said} counts draws at temperature 1 and knows no other: set student.temperature=1, or teacher.draws=0 "
+            f"teacher.temperatures=[{student.pricing['temperature']}]"
+        )
+    if student.pricing["tail"] != "bucket":
+        raise ValueError(
+            f"{said} has no tail, so student.tail={student.pricing['tail']} would change nothing or undo what draws "
+            "are for: set student.tail=bucket, or teacher.draws=0"
+        )
+    by = data.samples.by if isinstance(data.samples, TopSamples) else None
+    scores: dict[str, Any] = {"signal": student.signal, "data.samples.by": by}
+    for name, signal in scores.items():
+        if isinstance(signal, NeedsDensity) and signal.needs_density:
+            raise ValueError(
+                f"{name}={signal} needs the teacher's probability of every token, and {said} counts 0 for what was "
+                "not drawn: take a signal such as student_entropy, teacher_entropy or kl, or set teacher.draws=0"
+            )
+    loss = student.loss
+    if isinstance(loss, NeedsDensity) and loss.needs_density:
+        raise ValueError(
+            f"loss={loss} holds KL(student, teacher), which is infinite wherever {said} counts 0: take "
+            "loss=forward_kl (the one that draws leave unbiased), jsd, skew_kl or tvd, or set teacher.draws=0"
+        )

@@ -1,0 +1,129 @@
+"""What a selector really chooses, on held-out rows: validation has the student's view of every row, so no pass more."""
+
+from __future__ import annotations
+
+import copy
+import re
+import string
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from ekd.models.load import load_tokenizer
+from ekd.types import Rows, Selector, Signal
+
+KINDS = ("digits", "operators", "words", "punctuation", "other")
+SIDES = ("chosen", "left")  # rows that the selector takes, rows that it leaves
+TOP = 0.2  # the share that overlaps are measured against
+
+
+class Diagnostics(nn.Module):
+    """Means over held-out rows, collected by `update` and read by `compute`; names are paths below `choice/`.
+
+    share                      rows chosen
+    teacher_entropy/SIDE       mean H(p), nats           student_entropy/SIDE    mean H(q), nats
+    kl/decile0 ... decile9     mean KL of the rows in each tenth of their sequence by teacher entropy
+    kl/SIDE/decile0 ...        the same, of the rows chosen and of those left
+    mass/teacher, mass/student on the ids that the teacher's row names
+    overlap/teacher_top20      share of the chosen rows that are among their sequence's 20% by teacher entropy; the
+    overlap/student_top20      same by student entropy; and among a random 20%, which shows what chance gives
+    overlap/random20
+    kind/SIDE/digits ...       what the chosen and the left tokens are; kind/SIDE/sentence_start: first of a sentence
+    """
+
+    def __init__(self, tokenizer: str, trust_remote_code: bool = False) -> None:
+        super().__init__()
+        self.tokenizer, self.trust_remote_code = tokenizer, trust_remote_code
+        self.kinds: Tensor | None = None  # (V,) index into KINDS
+        self.closes: Tensor | None = None  # (V,) bool, a sentence ends with this token
+        names = ["share", "mass/teacher", "mass/student"]
+        names += [f"{what}/{side}" for what in ("teacher_entropy", "student_entropy") for side in SIDES]
+        names += [f"kl/{side}decile{d}" for side in ("", "chosen/", "left/") for d in range(10)]
+        names += [f"overlap/{name}" for name in ("teacher_top20", "student_top20", "random20")]
+        names += [f"kind/{side}/{kind}" for side in SIDES for kind in (*KINDS, "sentence_start")]
+        self.means = nn.ModuleDict({name.replace("/", "|"): MeanMetric() for name in names})
+
+    @torch.no_grad()
+    def update(self, rows: Rows, kl: Tensor, signal: Signal, selector: Selector) -> None:
+        """rows: valid ones with `student` filled; kl (R,). The memory of signal and selector is not touched."""
+        assert rows.student is not None
+        chosen = copy.deepcopy(selector)(copy.deepcopy(signal)(rows), rows.sequence) > 0
+        self._mean("share", chosen)
+        self._mean("mass/teacher", 1 - rows.teacher_logprobs[:, -1].exp())
+        self._mean("mass/student", 1 - rows.student.log_q[:, -1].exp())
+        teacher = place(rows.teacher_entropy, rows)
+        for name, where in (
+            ("teacher_top20", teacher >= 1 - TOP),
+            ("student_top20", place(rows.student.entropy, rows) >= 1 - TOP),
+            ("random20", torch.rand(len(chosen), generator=torch.Generator().manual_seed(0)).to(teacher) < TOP),
+        ):
+            self._mean(f"overlap/{name}", where[chosen])
+        decile = (10 * teacher).long()
+        for side, rows_of in (("", torch.ones_like(chosen)), ("chosen/", chosen), ("left/", ~chosen)):
+            for d in range(10):
+                self._mean(f"kl/{side}decile{d}", kl[rows_of & (decile == d)])
+        kinds, starts = self._kinds(rows)
+        for side, rows_of in zip(SIDES, (chosen, ~chosen), strict=True):
+            self._mean(f"teacher_entropy/{side}", rows.teacher_entropy[rows_of])
+            self._mean(f"student_entropy/{side}", rows.student.entropy[rows_of])
+            self._mean(f"kind/{side}/sentence_start", starts[rows_of])
+            for index, kind in enumerate(KINDS):
+                self._mean(f"kind/{side}/{kind}", kinds[rows_of] == index)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means, over ranks; a name that no row belongs to is left out. Starts anew afterwards."""
+        found = {}
+        for name, mean in self.means.items():
+            assert isinstance(mean, MeanMetric)
+            if mean.update_called:
+                found[f"choice/{name.replace('|', '/')}"] = mean.compute()
+                mean.reset()
+        return found
+
+    def _mean(self, name: str, values: Tensor) -> None:
+        mean = self.means[name.replace("/", "|")]
+        assert isinstance(mean, MeanMetric)
+        if values.numel():
+            mean.update(values.float())
+
+    def _kinds(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """(R,) kind of each token, and whether it is the first of a sentence."""
+        if self.kinds is None or self.closes is None:
+            self.kinds, self.closes = (table.to(rows.target.device) for table in self._tables(rows.vocab))
+        before = torch.roll(rows.target, 1)
+        return self.kinds[rows.target], (rows.position == 0) | self.closes[before]
+
+    def _tables(self, vocab: int) -> tuple[Tensor, Tensor]:
+        tokenizer = load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
+        words = [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
+        words += [""] * (vocab - len(words))  # a head may have more rows than the tokenizer has tokens
+        return torch.tensor([KINDS.index(kind_of(w)) for w in words]), torch.tensor([closes(w) for w in words])
+
+
+def kind_of(token: str) -> str:
+    text = token.strip()
+    if not text:
+        return "other"
+    if text.isdigit():
+        return "digits"
+    if all(c in "+-*/=<>^%×÷±≤≥≈" for c in text):
+        return "operators"
+    if any(c.isalpha() for c in text):
+        return "words"
+    return "punctuation" if all(c in string.punctuation for c in text) else "other"
+
+
+def closes(token: str) -> bool:
+    return re.search(r"[.!?:]\s*$|\n", token) is not None
+
+
+def place(score: Tensor, rows: Rows) -> Tensor:
+    """(R,) each row's place in its sequence by rising score, 0 <= place < 1; ties by position."""
+    order = torch.argsort(score, stable=True)
+    order = order[torch.argsort(rows.sequence[order], stable=True)]
+    first = torch.searchsorted(rows.sequence, rows.sequence)
+    size = torch.searchsorted(rows.sequence, rows.sequence, right=True) - first
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - first
+    return rank / size

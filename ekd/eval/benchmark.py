@@ -1,0 +1,255 @@
+"""The exam: held-out problems, a model's own words, a verdict on each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ekd.eval.answers import Answer, AnswerFile, repeats
+from ekd.eval.metrics import summary
+from ekd.models.generation import Text, generate
+from ekd.models.load import end_ids
+from ekd.models.prompt import Prompt
+from ekd.types import Dataset, Failure, Problem, Request, Teacher
+
+FORMAT = 2  # of an answers file; older ones are not read
+
+# (all requests, keys of those that are answered) -> the answers of the others
+Solver = Callable[[list[Request], set[str]], Iterator[tuple[Request, Text | Failure]]]
+
+
+class Sitting(NamedTuple):
+    answers: list[Answer]  # in the order of the problems
+    failures: list[Failure]  # requests that a server finally refused; the same call asks again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """problems: the first so many of the split, null for all. samples: answers to each problem.
+
+    max_new_tokens: an answer that is longer is truncated. temperature 0 is greedy. batch_size: of a local model.
+    """
+
+    dataset: Dataset
+    prompt: Prompt
+    split: str
+    problems: int | None
+    samples: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new_tokens", "batch_size"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"exam.{name} is 1 or more, not {vars(self)[name]}")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "exam.temperature is 0 (greedy) or more and 0 < exam.top_p <= 1, "
+                f"not {self.temperature} and {self.top_p}"
+            )
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"exam.samples={self.samples} at temperature 0 are {self.samples} equal answers: "
+                "set exam.temperature=0.6, or exam.samples=1"
+            )
+
+    def questions(self) -> list[Problem]:
+        if self.problems == 0:
+            return []
+        problems = self.dataset.problems(self.split)
+        if any(not problem.question for problem in problems[: self.problems]):
+            raise ValueError(
+                f"dataset {type(self.dataset).__name__.lower()} is plain text, which nobody can answer: set "
+                "exam.problems=0"
+            )
+        if self.problems is not None and not 0 <= self.problems <= len(problems):
+            raise ValueError(
+                f"the dataset's {self.split} split has {len(problems)} problems, not exam.problems={self.problems}"
+            )
+        return problems[: self.problems]
+
+    def requests(self, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
+        """Each problem `samples` times, every time with a seed of its own."""
+        examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
+        requests = []
+        for problem in self.questions():
+            ids = self.prompt.ids(tokenizer, problem, examples)
+            requests += [
+                Request(_key(problem.id, sample), problem.id, sample, self._seed(problem, sample), ids)
+                for sample in range(self.samples)
+            ]
+        return requests
+
+    def sit(
+        self, tokenizer: PreTrainedTokenizerBase, solve: Solver, path: Path, who: str, *, quiet: bool = False
+    ) -> Sitting:
+        """Answers go to `path` (JSONL) one by one; those that are there already are not asked again."""
+        requests = self.requests(tokenizer)
+        asked = {p.id: p for p in self.questions()}
+        failures: list[Failure] = []
+        with AnswerFile(path) as file, _bar(quiet) as bar:
+            done = {_key(*key) for key in file.answers}
+            task = bar.add_task(f"judging {who}", total=len(requests), completed=len(done), note="")
+            speed = _Speed()
+            for request, text in solve(requests, done):
+                if isinstance(text, Failure):
+                    failures.append(text)
+                    continue
+                file.add(self._mark(asked[request.problem_id], request, text, tokenizer))
+                note = speed.after(len(text.ids)) + (f", {len(failures)} failed" if failures else "")
+                bar.update(task, completed=len(file.answers), note=note)
+            answers = [
+                file.answers[r.problem_id, r.sample] for r in requests if (r.problem_id, r.sample) in file.answers
+            ]
+        return Sitting(answers, failures)
+
+    def summary(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """See `ekd.eval.metrics.summary`."""
+        return summary(answers, asked=len(self.questions()) * self.samples, same=self._same)
+
+    def identity(self, who: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+        """A name for the answers of `who` to just these questions, in just these words."""
+        asked = [(r.key, r.seed, r.prompt_ids) for r in self.requests(tokenizer)]
+        answers = [p.answer for p in self.questions()]
+        made = [FORMAT, who, asked, answers, self.max_new_tokens, self.temperature, self.top_p]
+        return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What was asked and how, as plain values, for the result file."""
+        questions = self.questions()
+        digest = hashlib.sha256(json.dumps([p[:3] for p in questions]).encode()).hexdigest()
+        return {
+            "dataset": repr(self.dataset),
+            "split": self.split,
+            "problems": len(questions),
+            "problems_sha256": digest,
+            "prompt": asdict(self.prompt),
+            **{n: vars(self)[n] for n in ("samples", "max_new_tokens", "temperature", "top_p", "batch_size", "seed")},
+        }
+
+    def by_model(
+        self, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, *, seconds: float | None = None
+    ) -> Solver:
+        """The model is loaded only when there is something to solve. No batch is begun after so many seconds.
+
+        Batches are cut from all requests, answered or not, and a batch that lacks an answer is computed whole: in other
+        company a row's sums are rounded otherwise, and a stopped exam would not end as one that was not.
+        """
+
+        def solve(requests: list[Request], done: set[str]) -> Iterator[tuple[Request, Text | Failure]]:
+            ordered = sorted(requests, key=lambda r: -len(r.prompt_ids))
+            batches = [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
+            unfinished = [batch for batch in batches if not done.issuperset(r.key for r in batch)]
+            if not unfinished:
+                return
+            model = load()
+            training, end = model.training, end_ids(model, tokenizer)
+            model.eval()
+            began = monotonic()
+            for batch in unfinished:
+                if seconds is not None and monotonic() - began > seconds:
+                    break
+                texts = generate(
+                    model,
+                    [r.prompt_ids for r in batch],
+                    end=end,
+                    max_new_tokens=self.max_new_tokens,
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                    seeds=[r.seed for r in batch],
+                )
+                yield from zip(batch, texts, strict=True)
+            model.train(training)
+
+        return solve
+
+    def by_teacher(self, teacher: Teacher) -> Solver:
+        """Any teacher can sit the exam, a served model too: it generates as the exam says."""
+        pupil = replace(  # type: ignore[type-var]
+            teacher, mode="generate", temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens
+        )
+
+        def solve(requests: list[Request], done: set[str]) -> Iterator[tuple[Request, Text | Failure]]:
+            missing = {r.key: r for r in requests if r.key not in done}
+            clock = monotonic()
+            for trace in pupil.trace(list(missing.values())):
+                if isinstance(trace, Failure):
+                    yield missing[trace.key], trace
+                else:
+                    now = monotonic()
+                    yield missing[trace.key], Text(trace.response_ids.tolist(), trace.finish, now - clock)
+                    clock = now
+
+        return solve
+
+    def _mark(self, problem: Problem, request: Request, text: Text, tokenizer: PreTrainedTokenizerBase) -> Answer:
+        words = str(tokenizer.decode(text.ids, skip_special_tokens=True))
+        verdict = self.dataset.grade(problem, words)
+        return Answer(
+            problem_id=problem.id,
+            sample=request.sample,
+            status=verdict.status,
+            extracted=verdict.extracted,
+            reference=problem.answer,
+            finish=text.finish,
+            endless=text.finish == "length" and repeats(words),
+            tokens=len(text.ids),
+            seconds=round(text.seconds, 4),
+            prompt=str(tokenizer.decode(request.prompt_ids)),
+            text=words,
+        )
+
+    def _same(self, one: Answer, other: Answer) -> bool:
+        """Whether two answers to a problem say the same: the other is right where the first is the reference."""
+        problem = Problem(one.problem_id, "", one.extracted)
+        return one.extracted == other.extracted or self.dataset.grade(problem, other.text).status == "correct"
+
+    def _seed(self, problem: Problem, sample: int) -> int:
+        return int(hashlib.sha256(f"{self.seed} {problem.id} {sample}".encode()).hexdigest()[:12], 16)
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that only answers. What has no `solver` is a teacher."""
+
+    def origin(self) -> dict[str, Any]: ...
+
+    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Solver: ...
+
+
+def _key(problem_id: str, sample: int) -> str:
+    return f"{problem_id}#{sample}"
+
+
+class _Speed:
+    """Tokens a second since the first answer was asked for."""
+
+    def __init__(self) -> None:
+        self.began, self.tokens = monotonic(), 0
+
+    def after(self, tokens: int) -> str:
+        self.tokens += tokens
+        return f"{self.tokens / max(monotonic() - self.began, 1e-9):,.0f} tokens/s"
+
+
+def _bar(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        disable=quiet,
+    )

@@ -1,0 +1,85 @@
+"""How a problem is put to a model: the same for teacher, student and exam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from ekd.models.turn import Message, answer_text, end_of_turn, first_token, render_chat
+from ekd.types import Problem
+
+LAST = 16  # ids of a prompt: enough to see whether it ends in an open thought
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """system: the system message, "" for none. instruction: appended to every question, "" for none.
+
+    shots: worked examples shown before the question. thinking: passed to chat templates that know `enable_thinking`
+    (Qwen3); null leaves the template's own default.
+    """
+
+    system: str
+    instruction: str
+    shots: int
+    thinking: bool | None
+
+    def __post_init__(self) -> None:
+        if self.shots < 0:
+            raise ValueError(f"prompt.shots is 0 or more, not {self.shots}")
+
+    def ids(self, tokenizer: PreTrainedTokenizerBase, problem: Problem, examples: Sequence[Problem]) -> list[int]:
+        """Token ids up to the place where the answer begins. examples: solved problems; the first `shots` are used.
+
+        Plain text (a problem without a question) follows the token that begins a text, and no template.
+        """
+        if not problem.question:
+            return [first_token(tokenizer)]
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "
+                "take the -Instruct version, or give the tokenizer a chat_template"
+            )
+        text = self._rendered(tokenizer, self._messages(problem, examples))
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    def answer_ids(self, tokenizer: PreTrainedTokenizerBase, solution: str, prompt_ids: Sequence[int]) -> list[int]:
+        """Token ids of a solution as the answer that prompt_ids leave off at, with the token that ends it."""
+        text = answer_text(solution, str(tokenizer.decode(list(prompt_ids[-LAST:]))))
+        return [*tokenizer.encode(text, add_special_tokens=False), end_of_turn(tokenizer)]
+
+    def _rendered(self, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+        """Up to where the answer begins. Raises ValueError for a template that refuses the messages."""
+        try:
+            text = render_chat(tokenizer, messages, answer=True, thinking=self.thinking)
+        except TemplateError as error:
+            if not self.system:
+                raise ValueError(
+                    f"the chat template of {tokenizer.name_or_path!r} refuses what it is asked ({error}): give the "
+                    "tokenizer another chat_template"
+                ) from error
+            text = ""
+        if self.system.strip() not in text:
+            raise ValueError(
+                f'the chat template of {tokenizer.name_or_path!r} takes no system message: set prompt.system="" '
+                "(what it says can go into prompt.instruction)"
+            )
+        return text
+
+    def _messages(self, problem: Problem, examples: Sequence[Problem]) -> list[Message]:
+        solved = [e for e in examples if e.solution and e.id != problem.id][: self.shots]
+        if len(solved) < self.shots:
+            raise ValueError(
+                f"prompt.shots={self.shots}, but the dataset's train split gives {len(solved)} problems with a worked "
+                "solution; set prompt.shots=0"
+            )
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for shot in solved:
+            messages += [self._ask(shot), {"role": "assistant", "content": shot.solution}]
+        return [*messages, self._ask(problem)]
+
+    def _ask(self, problem: Problem) -> dict[str, str]:
+        return {"role": "user", "content": f"{problem.question}\n{self.instruction}".strip()}

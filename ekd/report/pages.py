@@ -1,0 +1,27 @@
+"""The two pages, of a sweep and of one run: from a folder to a file for a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ekd.distill.fence import check_run
+from ekd.outside import check_tree
+from ekd.report import run_view, sweep_view
+from ekd.report.page import folder
+from ekd.report.sweep import read
+
+
+def sweep_page(path: Path, out: Path | None = None) -> Path:
+    """-> the page, PATH/report/index.html unless `out` names another folder. Raises ValueError as `sweep.read` does."""
+    sweep = read(path)
+    check_tree(path, ["report"])
+    where = folder(out or path / "report", png=True)
+    return where.render("sweep.html", **sweep_view.view(sweep, where))
+
+
+def run_page(run: Path, out: Path | None = None) -> Path:
+    """-> the page of one finished run, RUN/report/index.html unless `out` names another folder."""
+    check_run(run)
+    cell = run_view.finished(run)
+    where = folder(out or run / "report", png=False)
+    return where.render("run.html", **run_view.view(cell, where))

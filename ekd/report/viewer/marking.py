@@ -1,0 +1,35 @@
+"""Which solutions of a store are right: by the dataset that posed the problems, for a store keeps no answers."""
+
+from __future__ import annotations
+
+from ekd.report.viewer.page import Mark
+from ekd.types import Dataset, Problem, Trace
+
+
+def posed(dataset: Dataset) -> dict[str, Problem]:
+    """Every problem by its id. Raises the dataset's own ValueError where no split can be read."""
+    problems: dict[str, Problem] = {}
+    refused: list[ValueError] = []
+    for split in ("train", "val", "test"):
+        try:
+            problems |= {problem.id: problem for problem in dataset.problems(split)}
+        except ValueError as error:  # e.g. a dataset that has only a test split
+            refused.append(error)
+    if not problems and refused:
+        raise refused[0]
+    return problems
+
+
+class Marker:
+    """Grades traces by the dataset's own rules."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.problems = dataset, posed(dataset)
+
+    def __call__(self, trace: Trace, prompt: str, response: str) -> Mark:
+        """An id may be another problem's (made with another seed), so the question has to be in the prompt, too."""
+        problem = self.problems.get(trace.problem_id)
+        if problem is None or problem.question not in prompt:
+            return Mark("unknown")
+        verdict = self.dataset.grade(problem, response)
+        return Mark(verdict.status, verdict.extracted, problem.answer)

@@ -1,0 +1,75 @@
+"""What a trained student thinks at every token of some traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import track
+from transformers import PreTrainedModel
+
+from ekd.data.batch_sampler import Batches
+from ekd.data.collate import Collate
+from ekd.models.head import head_of, stats
+from ekd.models.rows import kl, kl_of_draws
+from ekd.types import Batch, Trace
+
+HEAD_MB = 64.0  # of logits at a time
+
+
+class View(NamedTuple):
+    """Of one trace, row by row as in the trace; entries as in `Trace.ids`."""
+
+    entropy: np.ndarray  # (n,) nats, whole vocabulary
+    kl: np.ndarray  # (n,) nats, teacher to student over the known ids and the tail; nan for a hard row
+    log_q: np.ndarray  # (sum counts,) of the ids that the teacher's rows name
+    log_rest: np.ndarray  # (n,) of all other ids
+    argmax: np.ndarray  # (n,) its first choice
+
+
+@torch.inference_mode()
+def views(model: PreTrainedModel, traces: Sequence[Trace], vocab: int, draws: int, max_tokens: int) -> list[View]:
+    """In the order of the traces; read in batches of like length. draws: of the store, 0 where rows are logprobs.
+
+    Raises ValueError for an id outside the student's head: its tokenizer is another.
+    """
+    order = sorted(range(len(traces)), key=lambda i: len(traces[i].prompt_ids) + len(traces[i].response_ids))
+    lengths = [len(traces[i].prompt_ids) + len(traces[i].response_ids) for i in order]
+    collate, found = Collate(vocab), dict[int, View]()
+    longest = max([max_tokens, *lengths])  # one long trace is a batch of its own
+    for batch in track(list(Batches(lengths, max_tokens=longest)), "the student reads"):
+        some = [order[place] for place in batch]
+        made = collate([traces[i] for i in some])
+        found |= zip(some, split(made, seen(model, made, draws), [traces[i] for i in some]), strict=True)
+    return [found[i] for i in range(len(traces))]
+
+
+def seen(model: PreTrainedModel, batch: Batch, draws: int) -> tuple[np.ndarray, ...]:
+    """entropy (R,), kl (R,), log_q (R, K+1), argmax (R,) of a batch's rows."""
+    ids, positions = batch.input_ids.to(model.device), batch.position_ids.to(model.device)
+    hidden = model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+    rows, head = batch.rows, head_of(model)
+    if len(rows.target) and int(rows.teacher_ids.max()) >= len(head.weight):
+        raise ValueError(
+            f"the traces name token {int(rows.teacher_ids.max())} and the student's head has {len(head.weight)} rows: "
+            "give run=RUN of a student that was trained on traces of this tokenizer"
+        )
+    view = stats(hidden[batch.mask.to(model.device)], head, rows.teacher_ids.to(model.device), budget_mb=HEAD_MB)
+    log_q = view.log_q.float().cpu()
+    far = kl_of_draws(rows, log_q) if draws else kl(rows.teacher_logprobs, log_q)
+    far = torch.where(rows.valid, far, torch.nan)
+    return view.entropy.float().cpu().numpy(), far.numpy(), log_q.numpy(), view.argmax.cpu().numpy()
+
+
+def split(batch: Batch, columns: tuple[np.ndarray, ...], traces: Sequence[Trace]) -> list[View]:
+    """A batch's rows, trace by trace."""
+    out, at = [], 0
+    for trace in traces:
+        here = slice(at, at + len(trace.response_ids))
+        entropy, far, log_q, argmax = (column[here] for column in columns)
+        named = np.arange(log_q.shape[1] - 1) < trace.counts[:, None]
+        out.append(View(entropy, far, log_q[:, :-1][named], log_q[:, -1], argmax))
+        at = here.stop
+    return out

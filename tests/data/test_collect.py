@@ -1,0 +1,114 @@
+"""Collecting: nothing that a teacher has answered is lost, whatever happens to the process or to another answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from conftest import collector, hf
+
+from ekd.data.collect import Collector
+from ekd.store.store import Store
+from ekd.store.unsaved import FOLDER, recover
+from ekd.types import Failure, Trace
+
+N = 10
+
+
+class Watched(type(hf())):
+    """At the seventh answer, the disk as a kill would leave it is put aside."""
+
+    folder: ClassVar[Path]
+    aside: ClassVar[Path]
+
+    def trace(self, requests) -> Iterator[Trace | Failure]:
+        for n, trace in enumerate(super().trace(requests)):
+            if n == 7:
+                shutil.copytree(self.folder, self.aside)
+            yield trace
+
+
+def settings() -> dict:
+    return {name: value for name, value in vars(hf()).items() if name != "exact"}
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> tuple[Collector, Path]:
+    """A whole collection, and the folder that a kill after seven answers would have left."""
+    Watched.folder, Watched.aside = tmp_path / "whole", tmp_path / "killed"
+    whole = collector(teacher=Watched(**settings()), store=str(Watched.folder))
+    assert whole.collect("train", N).made == N
+    return whole, Watched.aside
+
+
+def same(one: Store, other: Store) -> None:
+    assert one.keys() == other.keys()
+    for key in one.keys():  # noqa: SIM118
+        for name, a, b in zip(Trace._fields, one[key], other[key], strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=f"{key} {name}")
+
+
+def test_a_kill_loses_no_answer_that_was_in(killed: tuple[Collector, Path]) -> None:
+    whole, aside = killed
+    assert len(Store(aside)) == 0  # no shard was made yet
+    again = collector(store=str(aside))
+    assert len(again.present("train", N)) == 7
+    assert again.collect("train", N).made == N - 7
+    same(whole.open(), again.open())
+    for store in (whole.open(), again.open()):
+        assert not list((store.path / FOLDER).iterdir())
+    assert len(whole.open().shards) == 1  # not a file for each answer
+
+
+def test_a_kill_between_the_shard_and_the_tidying_up_stores_nothing_twice(killed: tuple[Collector, Path]) -> None:
+    whole, aside = killed
+    shutil.copytree(aside / FOLDER, whole.open().path / FOLDER, dirs_exist_ok=True)
+    assert recover(Store(whole.open().path)) == 0  # `open` had done it
+    assert len(whole.open()) == N
+
+
+def test_what_is_torn_or_not_of_this_store_is_left_out(killed: tuple[Collector, Path], tmp_path: Path) -> None:
+    _, aside = killed
+    first, second, third, *_ = sorted((aside / FOLDER).iterdir())
+    first.write_bytes(first.read_bytes()[:200])
+    flipped = bytearray(second.read_bytes())
+    flipped[-200] ^= 1
+    second.write_bytes(flipped)
+    third.rename(tmp_path / "elsewhere.arrows")
+    third.symlink_to(tmp_path / "elsewhere.arrows")
+    other = collector(store=str(tmp_path / "other"), seed=1, teacher=hf(temperature=0.5))
+    other.collect("train", 1)
+    stranger = next((tmp_path / "other" / "shards").glob("*.arrows"))
+    shutil.copy(stranger, aside / FOLDER / "stranger.arrows")
+    assert len(collector(store=str(aside)).open()) == 4
+
+
+def test_an_unsound_trace_is_a_failure_by_name_and_the_others_are_stored(tmp_path: Path) -> None:
+    class Unsound(type(hf())):
+        def trace(self, requests) -> Iterator[Trace | Failure]:
+            for n, trace in enumerate(super().trace(requests)):
+                yield trace._replace(ids=np.full_like(trace.ids, -1)) if n == 3 else trace
+
+    made = collector(teacher=Unsound(**settings()), store=str(tmp_path / "s"))
+    collected = made.collect("train", N)
+    (failure,) = collected.failures
+    assert "is not sound" in failure.reason
+    assert failure.problem_id not in [made.open()[key].problem_id for key in collected.keys]
+    assert (collected.made, len(made.open())) == (N - 1, N - 1)
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = collector(store=str(tmp_path / "s"))
+    made.collect("train", 4)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match=r"could not be saved .*No space left.*the 4 saved before are whole"):
+        made.collect("train", N)
+    assert len(made.open()) >= 4
