@@ -62,7 +62,9 @@ def yardstick(config: DictConfig) -> int:
     if "origin" in source:
         check_tokenizer(source["origin"], tokenizer)
     origin = loader.origin()
-    reading = measure(loader.load(), batched(traces, origin["vocab"], config.max_tokens))
+    draws = bool(source.get("origin", {}).get("draws"))
+    batches = batched(traces, origin["vocab"], config.max_tokens, draws=draws)
+    reading = measure(loader.load(), batches)
     folder = results(config, "yardstick", digest(origin, source))
     report = {"who": config.run or config.student.model, "source": source, "model": origin}
     publish(config, folder, f"{report['who']} on {source['what']}", rows(reading), plain(reading), report)

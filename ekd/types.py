@@ -90,6 +90,7 @@ class Rows(NamedTuple):
     teacher_entropy: Tensor  # (R,) nats, temperature 1
     log_norm: Tensor  # (R,) ln sum_j p_j^(1/T) at the training temperature T; 0 at T = 1
     vocab: int  # V, entries of the student's softmax
+    draws: bool = False  # teacher_logprobs are ln of counts / draws, which say 0 of an id never drawn
     student: Stats | None = None  # filled only for a signal that asks
 
 

@@ -132,7 +132,8 @@ class TraceData(L.LightningDataModule):
 
     def _loader(self, traces: Traces, batches: Batches, temperature: float) -> DataLoader[Trace]:
         column = norm_column(self.store.origin["temperatures"], temperature)
-        collate = Collate(self.store.origin["vocab"], column, packing=self.packing)
+        draws = self.store.layout.draws > 0
+        collate = Collate(self.store.origin["vocab"], column, packing=self.packing, draws=draws)
         return DataLoader(
             traces,
             batch_sampler=batches,

@@ -16,8 +16,8 @@ class Collate:
     packing: one row, in which each sequence's positions start at 0: where they do, attention sees a border.
     """
 
-    def __init__(self, vocab: int, norm: int | None = None, *, packing: bool = False) -> None:
-        self.vocab, self.norm, self.packing = vocab, norm, packing
+    def __init__(self, vocab: int, norm: int | None = None, *, packing: bool = False, draws: bool = False) -> None:
+        self.vocab, self.norm, self.packing, self.draws = vocab, norm, packing, draws
 
     def __call__(self, traces: Sequence[Trace]) -> Batch:
         # A causal model's output at position t is its guess for token t + 1. So inputs drop the last token, targets the
@@ -70,6 +70,7 @@ class Collate:
             teacher_entropy=torch.from_numpy(np.concatenate([t.entropy for t in traces]).astype(np.float32)),
             log_norm=torch.from_numpy(np.concatenate(norm).astype(np.float32)),
             vocab=self.vocab,
+            draws=self.draws,
         )
 
 

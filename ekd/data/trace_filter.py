@@ -12,20 +12,19 @@ from pathlib import Path
 from time import monotonic
 
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from ekd.data.batch_sampler import pack
 from ekd.data.cached import Traces
 from ekd.data.collate import Collate
 from ekd.files import replace
-from ekd.models.head import head_of, stats
 from ekd.models.load import load_model, pick_device
-from ekd.models.rows import valid
+from ekd.models.reader import read_batch
+from ekd.models.rows import matched, rows_where
 from ekd.models.source import identity
 from ekd.store.store import Store
-from ekd.types import Rows, Signal, Stats
+from ekd.types import Rows, Signal
 
 SAVE_SECONDS = 20.0  # a kill loses at most so much scoring
 
@@ -131,18 +130,13 @@ class TopSamples:
             device=pick_device("auto"),
             trust_remote_code=self.trust_remote_code,
         ).eval()
-        traces, collate = Traces(store, keys), Collate(store.origin["vocab"])
+        traces, collate = Traces(store, keys), Collate(store.origin["vocab"], draws=store.layout.draws > 0)
         order = sorted(range(len(keys)), key=lambda i: traces.lengths[i])
         for indices in track(pack(order, traces.lengths, self.max_tokens), "scoring samples", transient=True):
-            batch = move_data_to_device(collate([traces[i] for i in indices]), model.device)
-            decode = model.get_decoder()
-            out = decode(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-            hidden = out.last_hidden_state[batch.mask][batch.rows.valid]
-            rows = valid(batch.rows)
-            if self.by.needs_student:
-                rows = rows._replace(student=stats(hidden, head_of(model), rows.teacher_ids, budget_mb=self.head_mb))
+            _, rows = read_batch(model, collate([traces[i] for i in indices]), budget_mb=self.head_mb)
+            rows = matched(rows)
             for place, index in enumerate(indices):
-                yield keys[index], mean(self.by, part(rows, rows.sequence == place))
+                yield keys[index], mean(self.by, rows_where(rows, rows.sequence == place))
 
 
 def check_percent(percent: float) -> None:
@@ -154,13 +148,6 @@ def first(keys: Sequence[str], ranked: Sequence[str], percent: float) -> list[st
     """The best ceil(percent n / 100), at least one, in the order of `keys`."""
     kept = set(ranked[: max(1, math.ceil(round(percent * len(keys) / 100, 9)))])
     return [key for key in keys if key in kept]
-
-
-def part(rows: Rows, where: Tensor) -> Rows:
-    """The rows of one sequence."""
-    columns = {name: value[where] for name, value in rows._asdict().items() if isinstance(value, Tensor)}
-    seen = None if rows.student is None else Stats(*(value[where] for value in rows.student))
-    return rows._replace(**columns, student=seen)  # type: ignore[arg-type] # vocab is no tensor
 
 
 def mean(signal: Signal, rows: Rows) -> float:

@@ -19,12 +19,13 @@ from ekd.distill.diagnostics import Diagnostics
 from ekd.distill.guard import check_kl, check_step, gradient_norm
 from ekd.distill.schedule import set_rate, spread
 from ekd.models.checkpoint import about, restore
-from ekd.models.head import TAILS, Head, check_head, distill, head_of, stats
+from ekd.models.head import TAILS, Head, check_head, distill, head_of
 from ekd.models.load import check_borders, load_model, skeleton
 from ekd.models.lora import Lora
-from ekd.models.rows import at_temperature, kl, kl_of_draws, valid, where
+from ekd.models.reader import agreement, divergence, matched_with_student, response_hidden, with_student
+from ekd.models.rows import at_temperature, matched, where
 from ekd.models.source import identity
-from ekd.types import Batch, Importance, Learns, Loss, Reviews, Rows, Selector, Signal, Stats
+from ekd.types import Batch, Importance, Learns, Loss, Reviews, Rows, Selector, Signal
 
 HARD_ROWS = ("end", "all", "none")
 
@@ -92,7 +93,6 @@ class Student(L.LightningModule):
         self.register_buffer("supervised", torch.zeros((), dtype=torch.long))  # rows paid for so far, on all ranks ...
         self.register_buffer("offered", torch.zeros((), dtype=torch.long))  # ... of so many response rows
         self.unreviewed: list[tuple[Reviews, Batch]] = []
-        self.drawn = False  # whether validation's rows are counts of draws
         self.speed = {"tokens": 0, "seconds": 0.0}
         self.before: dict[str, float] = {}  # what validation found of the untrained student; kept in checkpoints
         self.minutes = 0.0  # of earlier parts of this run
@@ -183,10 +183,7 @@ class Student(L.LightningModule):
     def hidden(self, batch: Batch) -> Tensor:
         """(R, H): the decoder alone, so that no logits are built, and only the rows that predict a response token."""
         assert self.model is not None
-        # Without a mask, positions that start anew are borders that attention does not cross (a packed row); padding on
-        # the right comes after every real token, and a causal model never looks there.
-        out = self.decode(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-        return out.last_hidden_state.flatten(0, 1).index_select(0, where(batch.mask.flatten()))
+        return response_hidden(self.decode, batch)
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
         self._began = monotonic()
@@ -242,7 +239,7 @@ class Student(L.LightningModule):
     def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> tuple[Tensor, Rows]:
         """-> weight (R,), and the rows that were scored: those with a teacher. Others are in no percentile."""
         weight = torch.zeros(len(rows.valid), device=hidden.device)
-        scored = self._seen(hidden, head, rows) if self.signal.needs_student else valid(rows)
+        scored = self._seen(hidden, head, rows) if self.signal.needs_student else matched(rows)
         # also with no rows at all: on several ranks both may wait for the others
         weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
         if self.hard_rows != "none":
@@ -251,9 +248,7 @@ class Student(L.LightningModule):
 
     def _seen(self, hidden: Tensor, head: Head, rows: Rows) -> Rows:
         """The rows that have a teacher distribution, with what the student thinks there."""
-        known = valid(rows)
-        inner = hidden if known is rows else hidden[rows.valid]
-        return known._replace(student=stats(inner, head, known.teacher_ids, budget_mb=self.pricing["budget_mb"]))
+        return matched_with_student(hidden, head, rows, budget_mb=self.pricing["budget_mb"])
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """The one place of reduction: gradients of a sum become those of a mean over all weight that was paid for, or
@@ -293,28 +288,24 @@ class Student(L.LightningModule):
         counts = [paid.sum(), torch.tensor(len(paid), device=paid.device), (paid & rows.valid).sum(), rows.valid.sum()]
         return torch.stack([whole.sum(), total.to(weight.dtype), *(count.to(weight.dtype) for count in counts)])
 
-    def on_validation_start(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.drawn = isinstance(data, TraceData) and data.store.layout.draws > 0
-
     def validation_step(self, batch: Batch, _: int) -> None:
         """Every response row, whatever the selector, at temperature 1: comparable across a sweep."""
         assert self.model is not None
-        rows = batch.rows
-        seen = stats(self.hidden(batch), head_of(self.model), rows.teacher_ids, budget_mb=self.pricing["budget_mb"])
-        teacher_best = rows.teacher_ids.gather(1, rows.teacher_logprobs[:, :-1].argmax(1, keepdim=True))[:, 0]
+        budget = self.pricing["budget_mb"]
+        rows = with_student(self.hidden(batch), head_of(self.model), batch.rows, budget_mb=budget)
+        assert rows.student is not None
+        known = matched(rows)
         values = {
-            "kl": (kl_of_draws(rows, seen.log_q) if self.drawn else kl(rows.teacher_logprobs, seen.log_q))[rows.valid],
-            "agreement": (seen.argmax == teacher_best)[rows.valid].float(),
-            "entropy": seen.entropy,
-            "ce": -seen.log_q[:, 0],
+            "kl": divergence(known),
+            "agreement": agreement(known).float(),
+            "entropy": rows.student.entropy,
+            "ce": -rows.student.log_q[:, 0],
         }
         for name, value in values.items():
             metric = self.val_metrics[name]
             assert isinstance(metric, MeanMetric)
             metric.update(value)
             self.log(f"val/{name}", metric, on_epoch=True, prog_bar=name == "kl", batch_size=1)
-        known = valid(rows)._replace(student=Stats(*(value[rows.valid] for value in seen)))
         if len(known.valid):
             self.diagnostics.update(known, values["kl"], self.signal, self.selector)
 

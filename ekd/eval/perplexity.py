@@ -16,12 +16,12 @@ from ekd.data.batch_sampler import Batches
 from ekd.data.collate import Collate
 from ekd.eval.metrics import Row
 from ekd.models.head import head_of, stats
-from ekd.models.rows import kl
+from ekd.models.reader import HEAD_MB, agreement, divergence, read_batch
+from ekd.models.rows import matched
 from ekd.models.turn import first_token
 from ekd.types import Batch, Trace
 
 BINS = 15  # of the confidence, as in Guo et al. 2017 (arXiv 1706.04599)
-HEAD_MB = 64.0  # of logits at a time
 
 
 class Bin(NamedTuple):
@@ -47,23 +47,17 @@ class Reading(NamedTuple):
 @torch.inference_mode()
 def measure(model: PreTrainedModel, batches: Iterable[Batch]) -> Reading:
     """Over every response token of the batches, at temperature 1."""
-    decoder, head, device = model.get_decoder(), head_of(model), model.device
     sums = torch.zeros(7, dtype=torch.float64)  # tokens, ce, right, entropy, rows with a teacher, kl, agreement
     bins = torch.zeros(3, BINS, dtype=torch.float64)  # tokens, confidence, right
     for batch in batches:
-        ids, positions = batch.input_ids.to(device), batch.position_ids.to(device)
-        hidden = decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
-        hidden, rows = hidden[batch.mask.to(device)], batch.rows
-        seen = stats(hidden, head, rows.teacher_ids.to(device), budget_mb=HEAD_MB)
-        first = stats(hidden, head, seen.argmax[:, None], budget_mb=HEAD_MB).log_q[:, 0].exp().double().cpu()
-        argmax, log_q = seen.argmax.cpu(), seen.log_q.cpu()
-        right = (argmax == rows.target).double()
-        best = rows.teacher_ids.gather(1, rows.teacher_logprobs[:, :-1].argmax(1, keepdim=True))[:, 0]
-        far = kl(rows.teacher_logprobs, log_q)[rows.valid].double().sum()
-        agree = (argmax == best)[rows.valid].double().sum()
-        ce = -log_q[:, 0].double().sum()
-        tokens, known = torch.tensor(len(right)), rows.valid.sum()
-        sums += torch.stack([tokens, ce, right.sum(), seen.entropy.cpu().double().sum(), known, far, agree])
+        hidden, rows = read_batch(model, batch)
+        assert rows.student is not None
+        best = stats(hidden, head_of(model), rows.student.argmax[:, None], budget_mb=HEAD_MB).log_q[:, 0].exp()
+        first, right = best.double().cpu(), (rows.student.argmax == rows.target).double().cpu()
+        known = matched(rows)
+        parts = [rows.valid.new_tensor(len(right), dtype=torch.long), -rows.student.log_q[:, 0], right]
+        parts += [rows.student.entropy, rows.valid, divergence(known), agreement(known)]
+        sums += torch.stack([part.double().sum().cpu() for part in parts])
         bins += torch.stack([_binned(first, value) for value in (torch.ones_like(first), first, right)])
     return _reading(sums.tolist(), bins)
 
@@ -76,12 +70,12 @@ def from_text(tokenizer: PreTrainedTokenizerBase, text: str, window: int) -> Ite
         yield _without_teacher(start, ids[at : at + window - 1], f"{at}")
 
 
-def batched(traces: Sequence[Trace], vocab: int, max_tokens: int) -> Iterator[Batch]:
-    """In batches of like length, with a progress bar."""
+def batched(traces: Sequence[Trace], vocab: int, max_tokens: int, *, draws: bool = False) -> Iterator[Batch]:
+    """In batches of like length, with a progress bar. draws: the traces are counts of draws, as their store says."""
     order = sorted(range(len(traces)), key=lambda i: len(traces[i].prompt_ids) + len(traces[i].response_ids))
     ordered = [traces[i] for i in order]
     lengths = [len(t.prompt_ids) + len(t.response_ids) for t in ordered]
-    collate = Collate(vocab)
+    collate = Collate(vocab, draws=draws)
     plan = list(Batches(lengths, max_tokens=max_tokens))
     for batch in track(plan, "measuring"):
         yield collate([ordered[i] for i in batch])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ekd.models.head import EMPTY
 from ekd.models.tail import floored
-from ekd.types import Rows
+from ekd.types import Rows, Stats
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -28,14 +26,16 @@ def where(mask: Tensor) -> Tensor:
     return mask.nonzero()[:, 0]
 
 
-def valid(rows: Rows) -> Rows:
+def rows_where(rows: Rows, mask: Tensor) -> Rows:
+    """The rows at which mask (R,) is True, with what the student thinks there."""
+    columns = {name: value[mask] for name, value in rows._asdict().items() if isinstance(value, Tensor)}
+    seen = None if rows.student is None else Stats(*(value[mask] for value in rows.student))
+    return Rows(**(rows._asdict() | columns | {"student": seen}))
+
+
+def matched(rows: Rows) -> Rows:
     """The rows that have a teacher distribution."""
-    if bool(rows.valid.all()):
-        return rows
-    known: dict[str, Any] = {
-        name: value[rows.valid] for name, value in rows._asdict().items() if isinstance(value, Tensor)
-    }
-    return rows._replace(**known)
+    return rows if bool(rows.valid.all()) else rows_where(rows, rows.valid)
 
 
 def at_temperature(rows: Rows, temperature: float) -> Tensor:

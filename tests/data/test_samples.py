@@ -14,6 +14,7 @@ import ekd.data.trace_filter
 from ekd.data.collate import Collate
 from ekd.data.trace_filter import RandomSamples, TopSamples
 from ekd.models.load import load_model
+from ekd.models.rows import rows_where
 from ekd.signal.bandit import Bandit
 from ekd.signal.kl import KL
 from ekd.signal.soft_or import SoftOr
@@ -134,12 +135,9 @@ def test_hard_rows_are_in_no_mean():
     trace = store[keys[0]]
     assert len(trace.response_ids) > 2
     rows = Collate(272)([trace]).rows
-    part, mean = ekd.data.trace_filter.part, ekd.data.trace_filter.mean
-    half = part(rows, rows.position < 2)
-    assert mean(TeacherEntropy(), half) == pytest.approx(trace.entropy[:2].mean(), abs=1e-6)
-    assert ekd.data.trace_filter.mean(TeacherEntropy(), ekd.data.trace_filter.part(rows, rows.position < 0)) == float(
-        "-inf"
-    )
+    half = rows_where(rows, rows.position < 2)
+    assert ekd.data.trace_filter.mean(TeacherEntropy(), half) == pytest.approx(trace.entropy[:2].mean(), abs=1e-6)
+    assert ekd.data.trace_filter.mean(TeacherEntropy(), rows_where(rows, rows.position < 0)) == float("-inf")
 
 
 def test_what_cannot_rank_is_refused():

@@ -14,7 +14,7 @@ from ekd.loss.cross_entropy import CrossEntropy
 from ekd.loss.forward_kl import ForwardKL
 from ekd.loss.reverse_kl import ReverseKL
 from ekd.models.head import head_of, stats
-from ekd.models.rows import at_temperature, kl, valid
+from ekd.models.rows import at_temperature, kl, matched
 from ekd.selector.bucket import Bucket
 from ekd.selector.random import Random
 from ekd.selector.topk import TopK
@@ -145,7 +145,7 @@ def test_the_bucket_keeps_exactly_the_rows_between_its_percentiles():
 
 def test_the_extra_head_pass_happens_only_for_a_signal_that_asks(monkeypatch):
     calls = []
-    monkeypatch.setattr("ekd.distill.student.stats", lambda *a, **k: calls.append(1) or stats(*a, **k))
+    monkeypatch.setattr("ekd.models.reader.stats", lambda *a, **k: calls.append(1) or stats(*a, **k))
     batch = Collate(272)(traces(2))
     student(signal=TeacherEntropy()).training_step(batch, 0)
     assert not calls
@@ -177,7 +177,7 @@ def test_hard_rows_cost_cross_entropy_whatever_the_loss_and_no_percentile_sees_t
     hidden = made.hidden(hardened)
     weight, _ = made.weigh(hidden, head_of(made.model), hardened.rows)
     assert int((weight[where] > 0).sum()) == count
-    soft = valid(hardened.rows)
+    soft = matched(hardened.rows)
     chosen = TopK(k_percent=20, scope="sequence")(soft.teacher_entropy, soft.sequence)
     assert weight[~where].tolist() == chosen.tolist()
     total = made.training_step(hardened, 0)

@@ -12,11 +12,8 @@ from transformers import PreTrainedModel
 
 from ekd.data.batch_sampler import Batches
 from ekd.data.collate import Collate
-from ekd.models.head import head_of, stats
-from ekd.models.rows import kl, kl_of_draws
+from ekd.models.reader import divergence, read_batch
 from ekd.types import Batch, Trace
-
-HEAD_MB = 64.0  # of logits at a time
 
 
 class View(NamedTuple):
@@ -37,30 +34,21 @@ def views(model: PreTrainedModel, traces: Sequence[Trace], vocab: int, draws: in
     """
     order = sorted(range(len(traces)), key=lambda i: len(traces[i].prompt_ids) + len(traces[i].response_ids))
     lengths = [len(traces[i].prompt_ids) + len(traces[i].response_ids) for i in order]
-    collate, found = Collate(vocab), dict[int, View]()
+    collate, found = Collate(vocab, draws=draws > 0), dict[int, View]()
     longest = max([max_tokens, *lengths])  # one long trace is a batch of its own
     for batch in track(list(Batches(lengths, max_tokens=longest)), "the student reads"):
         some = [order[place] for place in batch]
         made = collate([traces[i] for i in some])
-        found |= zip(some, split(made, seen(model, made, draws), [traces[i] for i in some]), strict=True)
+        found |= zip(some, split(made, seen(model, made), [traces[i] for i in some]), strict=True)
     return [found[i] for i in range(len(traces))]
 
 
-def seen(model: PreTrainedModel, batch: Batch, draws: int) -> tuple[np.ndarray, ...]:
+def seen(model: PreTrainedModel, batch: Batch) -> tuple[np.ndarray, ...]:
     """entropy (R,), kl (R,), log_q (R, K+1), argmax (R,) of a batch's rows."""
-    ids, positions = batch.input_ids.to(model.device), batch.position_ids.to(model.device)
-    hidden = model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
-    rows, head = batch.rows, head_of(model)
-    if len(rows.target) and int(rows.teacher_ids.max()) >= len(head.weight):
-        raise ValueError(
-            f"the traces name token {int(rows.teacher_ids.max())} and the student's head has {len(head.weight)} rows: "
-            "give run=RUN of a student that was trained on traces of this tokenizer"
-        )
-    view = stats(hidden[batch.mask.to(model.device)], head, rows.teacher_ids.to(model.device), budget_mb=HEAD_MB)
-    log_q = view.log_q.float().cpu()
-    far = kl_of_draws(rows, log_q) if draws else kl(rows.teacher_logprobs, log_q)
-    far = torch.where(rows.valid, far, torch.nan)
-    return view.entropy.float().cpu().numpy(), far.numpy(), log_q.numpy(), view.argmax.cpu().numpy()
+    _, rows = read_batch(model, batch)
+    assert rows.student is not None
+    columns = (rows.student.entropy, divergence(rows), rows.student.log_q, rows.student.argmax)
+    return tuple(column.cpu().numpy() for column in columns)
 
 
 def split(batch: Batch, columns: tuple[np.ndarray, ...], traces: Sequence[Trace]) -> list[View]:
