@@ -110,7 +110,7 @@ def test_five_actors_of_ones_own_take_one_file_and_one_yaml_each(tmp_path):
         *("--config-dir", str(tmp_path / "conf"), "teacher=parrot", "dataset=doubles", "signal=margin"),
         *("selector=first", "selector.rows=3", "loss=squared", "student.model=tiny", "data.train_problems=8"),
         *("data.val_problems=4", "exam.problems=4", "exam.max_new_tokens=8", "trainer.max_steps=2"),
-        *("trainer.accelerator=cpu", "trainer.val_check_interval=2", "hydra.run.dir=run"),
+        *("trainer.accelerator=cpu", "trainer.val_check_interval=2", "hydra.run.dir=run", "judge.teacher=false"),
     ]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "EKD_HOME": str(tmp_path / "home")}
     done = subprocess.run(

@@ -67,6 +67,8 @@ class TraceData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
+        for split, problems in self.counts.items():
+            self.collector.check_count(split, problems)
         store = self.collector.open()
         lock = nullcontext() if self._complete(store) else self._lock(store)
         with lock:  # cells of a sweep trace once; where nothing is missing, nothing is written

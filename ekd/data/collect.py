@@ -101,6 +101,12 @@ class Collector:
         return [r.key for r in self.requests(split, count) if r.key in keys]
 
     def requests(self, split: str, count: int | None) -> list[Request]:
+        problems = self.check_count(split, count)
+        examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
+        return [r for problem in problems for r in self._requests(problem, examples)]
+
+    def check_count(self, split: str, count: int | None) -> list[Problem]:
+        """The first `count` problems of a split. Raises ValueError where it has none, or fewer."""
         problems = self.dataset.problems(split)
         if not problems:
             raise ValueError(
@@ -108,9 +114,11 @@ class Collector:
                 "that has some" + (" or a larger dataset.val_percent" if split == "val" else "")
             )
         if count is not None and not 0 < count <= len(problems):
-            raise ValueError(f"the dataset's {split} split has {len(problems)} problems; {count} were asked for")
-        examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
-        return [r for problem in problems[:count] for r in self._requests(problem, examples)]
+            raise ValueError(
+                f"the dataset's {split} split has {len(problems)} problems; {count} were asked for: set "
+                f"data.{split}_problems={len(problems)}, or null for all"
+            )
+        return problems[:count]
 
     def _requests(self, problem: Problem, examples: Sequence[Problem]) -> list[Request]:
         prompt_ids = self.prompt.ids(self.spoken, problem, examples)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ekd.dataset.lines import Record, checked_text, distinct_names, read_problems, text
+from ekd.dataset.lines import Record, checked_unicode, distinct_names, read_problems, text
 from ekd.dataset.splits import SPLITS, asked_once, carve, check_percent, check_split, without
 from ekd.types import Problem, Verdict
 
@@ -89,7 +89,7 @@ class Corpus:
         whole = _plain_text(path)
         parts = whole.split(self.separator) if self.separator else [whole]
         kept = [(number, part.strip()) for number, part in enumerate(parts, start=1) if part.strip()]
-        return [Problem(f"{called}:{n}", "", "", checked_text(part, f"{path}, document {n},")) for n, part in kept]
+        return [Problem(f"{called}:{n}", "", "", checked_unicode(part, f"{path}, document {n},")) for n, part in kept]
 
     def _documents(self, path: Path, called: str, records: Iterable[Record]) -> list[Problem]:
         found = []
@@ -127,10 +127,16 @@ def _plain_text(path: Path) -> str:
 
 
 def _json_list(path: Path) -> Iterator[Record]:
+    text = _plain_text(path)
     try:
-        whole: Any = json.loads(_plain_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); JSON lines are read from files called .jsonl") from error
+        whole: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        try:  # JSON lines under another name
+            whole = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except json.JSONDecodeError:
+            raise ValueError(f"{path} is not JSON ({error}), neither as a whole nor line by line") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deep for documents of text") from error
     for one in whole if isinstance(whole, list) else [whole]:
         yield one if isinstance(one, dict) else {}
 

@@ -42,8 +42,8 @@ def text(record: Record, key: str, *, optional: bool = False, setting: str = "")
         raise ValueError(f'"{key}" is {json.dumps(value)}, which is no value: it is missing')
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and value.strip():
-        return checked_text(value.strip(), f'"{key}"')
+    if isinstance(value, str) and checked_text(value, f'"{key}"').strip():  # before the strip: it takes form feeds, too
+        return value.strip()
     if optional and (value is None or value == ""):
         return ""
     if key not in record:
@@ -61,15 +61,20 @@ EATEN = re.compile(r"\t(?=heta|imes\b|ext\w*\{|frac\{|ilde\{|riangle)|\r(?=ho\b|
 
 
 def checked_text(value: str, what: str) -> str:
-    """Raises ValueError for characters that a file damaged on its way has in place of those that were meant."""
-    if half := re.search(r"[\ud800-\udfff]", value):
-        raise ValueError(f"{what} holds half a character (\\u{ord(half[0]):04x} without its other half)")
+    """Raises ValueError for characters that JSON has made of a backslash, and for half a character."""
+    checked_unicode(value, what)
     if eaten := CONTROL.search(value) or EATEN.search(value):
         near = value[eaten.start() : eaten.start() + 12]
         raise ValueError(
             f"{what} holds a control character ({near!r}) where a backslash was meant: JSON wants it written twice, "
             '"\\\\frac" for \\frac'
         )
+    return value
+
+
+def checked_unicode(value: str, what: str) -> str:
+    if half := re.search(r"[\ud800-\udfff]", value):
+        raise ValueError(f"{what} holds half a character (\\u{ord(half[0]):04x} without its other half)")
     return value
 
 
@@ -100,6 +105,8 @@ def _record(line: bytes) -> Record:
         raise ValueError(f"it is not UTF-8 text (byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deep for a record of text") from error
     if not isinstance(record, dict):
         raise ValueError('it must be an object such as {"question": ..., "answer": ...}')
     return record

@@ -176,9 +176,13 @@ class Exam:
 
     def by_teacher(self, teacher: Teacher) -> Solver:
         """Any teacher can sit the exam, a served model too: it generates as the exam says."""
-        pupil = replace(  # type: ignore[type-var]
-            teacher, mode="generate", temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens
-        )
+        asked = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_new_tokens}
+        if lacking := sorted({"mode", *asked} - vars(teacher).keys()):
+            raise ValueError(
+                f"{type(teacher).__name__} cannot be asked as the exam asks (it has no {', '.join(lacking)}): set "
+                "judge.teacher=false"
+            )
+        pupil = replace(teacher, mode="generate", **asked)  # type: ignore[type-var]
 
         def solve(requests: list[Request], done: set[str]) -> Iterator[tuple[Request, Text | Failure]]:
             missing = {r.key: r for r in requests if r.key not in done}

@@ -29,6 +29,10 @@ def test_a_corpus_reads_each_kind_of_file_as_what_it_is(tmp_path: Path) -> None:
     assert texts(corpus(train=str(tmp_path / "c.parquet"))) == ["abc", "def"]
     (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfFirst doc.\n\nSecond doc.")
     assert texts(corpus(train=str(tmp_path / "bom.txt"))) == ["First doc.", "Second doc."]
+    (tmp_path / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert texts(corpus(train=str(tmp_path / "lines.json"))) == ["abc", "def"]
+    (tmp_path / "pages.txt").write_text("One page.\fAnother.")
+    assert texts(corpus(train=str(tmp_path / "pages.txt"))) == ["One page.\fAnother."], "a form feed divides pages"
     for name, text in (("bad.json", "[{"), ("bad.parquet", "no")):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=rf"{name} (is not JSON|cannot be read as Parquet)"):
@@ -71,6 +75,11 @@ def test_text_is_cut_by_tokens_and_ends_only_where_it_ends(tmp_path: Path) -> No
         (r'{"question": "the angle \theta", "answer": "2"}', r"where a backslash was meant"),
         (r'{"question": "2 \times 3", "answer": "6"}', r"where a backslash was meant"),
         (r'{"question": "x \rightarrow y", "answer": "6"}', r"where a backslash was meant"),
+        (r'{"question": "q", "answer": "\frac{1}{2}"}', r"where a backslash was meant"),
+        (r'{"question": "q", "answer": "\text{yes}"}', r"where a backslash was meant"),
+        (r'{"question": "q", "answer": "\theta"}', r"where a backslash was meant"),
+        (r'{"question": "q\f", "answer": "1"}', r"where a backslash was meant"),
+        ("[" * 100_000, r"nested too deep"),
         (r'{"question": "\u0000", "answer": "2"}', r"where a backslash was meant"),
         (r'{"question": "half \ud83d here?", "answer": "2"}', r"half a character \(\\ud83d"),
         (r'{"question": "a?", "answer": NaN}', r'"answer" is NaN, which is no value: it is missing'),

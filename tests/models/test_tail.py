@@ -100,7 +100,8 @@ def test_every_maker_of_rows_leaves_a_sure_row_its_tail_and_a_whole_one_none():
     z[0, 3] = 0.0  # a model that forbids ids
     hf = [float(top(z, torch.tensor(target), 2.0, k, [])[3]) for k in (1, 6)]
     wire = [
-        float(from_wire(ASKED, target, [Row(0.0, list(range(k)), [-1e9] * k)], "length", 6).log_tail[0]) for k in (2, 6)
+        float(from_wire(ASKED, target, [Row(0.0, list(range(k)), [-500.0] * k)], "length", 6).log_tail[0])
+        for k in (2, 6)
     ]
     foreign = [imported(3, [3, *range(k)], [0.0, *[-1e9] * k], vocab)[2] for k, vocab in ((2, 6), (3, 4))]
     for some, whole in (hf, wire, foreign):
