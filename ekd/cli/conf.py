@@ -10,9 +10,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from ekd.method import CONF
+
 PACKAGE = Path(__file__).parents[1]
-# A wheel carries conf/ inside the package; a checkout has it beside.
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 DOORS = {"yardstick": "evaluate yardstick", "harness": "evaluate harness"}
 
 

@@ -115,3 +115,11 @@ def table(title: str, view: Sequence[Row]) -> Table:
     for row in view:
         shown.add_row(*row)
     return shown
+
+
+def accuracy(result: dict[str, float]) -> str:
+    return (
+        f"{100 * result['accuracy']:.1f}% of {result['problems']} [{100 * result['accuracy_low']:.1f}, "
+        f"{100 * result['accuracy_high']:.1f}]; no answer found in {100 * result['unparseable']:.0f}%, "
+        f"{100 * result['truncated']:.0f}% cut off"
+    )

@@ -7,9 +7,9 @@ from statistics import mean
 
 from scipy import stats
 
+from ekd.distill.provenance import start_of
 from ekd.report.cell import Cell
 from ekd.report.conditions import settings_of
-from ekd.report.run import start_of
 from ekd.report.section import Result, Section
 from ekd.report.sweep import curve
 

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -86,13 +85,6 @@ def rendered(template: str, **values: Any) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own = {"light": light, "dark": dark, "script": Markup(script), "digest": Markup(digest)}
     return environment.get_template(template).render(**own, **values)
-
-
-def command(made: Mapping[str, Any]) -> str:
-    """As it was typed, but for the path of the program."""
-    words = [str(word) for word in made.get("command") or []]
-    door = Path(words[0]).stem if words else "train"
-    return shlex.join(["python", "-m", f"ekd.{'train' if door == '__main__' else door}", *words[1:]])
 
 
 def versions(made: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+
+from ekd.eval.metrics import accuracy
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -30,17 +31,3 @@ def table(figures: dict[str, Any]) -> Table:
         view.add_row("memory of training", f"{step['measured']:.2f} GB measured, {step['planned']:.2f} GB planned")
     view.add_row("time", f"{figures['minutes']:.1f} minutes")
     return view
-
-
-def start_of(made: Mapping[str, Any]) -> str:
-    """ "" for the model's own weights. made: as in run.json."""
-    start = made.get("start")
-    return f"weights of {start['file']} (ckpt_from, sha256 {start['sha256'][:12]})" if start else ""
-
-
-def accuracy(result: dict[str, float]) -> str:
-    return (
-        f"{100 * result['accuracy']:.1f}% of {result['problems']} [{100 * result['accuracy_low']:.1f}, "
-        f"{100 * result['accuracy_high']:.1f}]; no answer found in {100 * result['unparseable']:.0f}%, "
-        f"{100 * result['truncated']:.0f}% cut off"
-    )

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ekd.distill.provenance import command, start_of
 from ekd.eval.answers import read
+from ekd.eval.metrics import accuracy
 from ekd.report import figures as draw
 from ekd.report.cell import Cell
-from ekd.report.page import Drawing, Folder, command, settings, versions
+from ekd.report.page import Drawing, Folder, settings, versions
 from ekd.report.plain import Table, Value
-from ekd.report.run import accuracy, start_of
 from ekd.report.sweep import curve, read_cell
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ekd.distill.provenance import start_of
 from ekd.files import read_json
 from ekd.method import method_of
 from ekd.report.cell import Cell
 from ekd.report.conditions import settings_of
-from ekd.report.run import start_of
 
 BUDGETS = ("steps", "tokens")
 ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells

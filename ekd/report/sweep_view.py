@@ -9,12 +9,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ekd.distill.provenance import command
 from ekd.method import Method, tiling
 from ekd.report import figures
 from ekd.report.cautions import cautions
 from ekd.report.cell import Cell
 from ekd.report.findings import findings
-from ekd.report.page import Drawing, Folder, command, settings, versions
+from ekd.report.page import Drawing, Folder, settings, versions
 from ekd.report.plain import Table, Value
 from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
 from ekd.report.sweep import Curve, Sweep, curve

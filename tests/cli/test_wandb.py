@@ -16,7 +16,7 @@ import pytest
 from test_train import ekd
 from wandb_file import read
 
-from ekd import door
+from ekd.cli import door
 from ekd.cli.label import run_name, sweep_name, tags
 from ekd.cli.run_log import COLUMNS, bins, headline, log_outcome
 

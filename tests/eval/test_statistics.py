@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ekd import statistics
+from ekd.eval import statistics
 from ekd.eval.compare import words
 from ekd.eval.statistics import bootstrap, difference, mcnemar, mean_interval, pass_at, told_apart, wilson
 from ekd.report.effects import Comparison

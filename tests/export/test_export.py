@@ -18,11 +18,11 @@ from test_train import ROOT, ekd, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from wire_servers import generations, llama_server
 
-from ekd.export import check_code, finished, sampling
+from ekd.export.formats import check_code, finished, sampling
+from ekd.export.model_card import card, code
 from ekd.export.modelfile import applied, find_frames, go_template, modelfile, render
 from ekd.models.generation import generate
 from ekd.models.load import load_model, load_tokenizer
-from ekd.report.card import card, code
 
 CONVERTER = os.environ.get("EKD_CONVERTER")  # llama.cpp's convert_hf_to_gguf.py
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "What?"}]

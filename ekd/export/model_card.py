@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ekd.report.page import command
-from ekd.report.run import accuracy, start_of
+from ekd.distill.provenance import command, start_of
+from ekd.eval.metrics import accuracy
 
 CARD = """---
 {front}---
