@@ -96,7 +96,9 @@ def _check_composed(name: str, chosen: list[Override]) -> DictConfig:
         config = deepcopy(composed(name, words))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(_explain(name, words, error)) from error
-    if idle := sorted(set(map(str, config)) - {"hydra", *top(name)}):
+    # A preset may hold values for other doors (experiment=tiny has an exam, and ekd.trace none); a word may not.
+    typed = {word.key_or_group.split("@")[0].split("/")[0].split(".")[0] for word in chosen}
+    if idle := sorted(typed & set(map(str, config)) - {"hydra", *top(name)}):
         raise ValueError(f"nothing reads {idle[0]!r}: {like(name, idle[0])}")
     try:
         for word in chosen:

@@ -109,7 +109,10 @@ def _hints(target: str) -> dict[str, Any]:
     made: Any = pydoc.locate(target)
     if made is None:
         raise ValueError(f"there is no {target}: see the spelling of _target_, and that its package is installed")
-    return get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    try:
+        return get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    except NameError:  # a library's annotations that name what it imports for types alone (W&B's logger)
+        return {}
 
 
 def _plain(value: Any) -> bool:

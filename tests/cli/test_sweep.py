@@ -22,6 +22,7 @@ from ekd.models.checkpoint import save
 from ekd.report.outcome import outcome
 from ekd.report.section import sections
 from ekd.report.sweep import Lost, read
+from ekd.store.store import Store
 
 # What experiment=tiny sets, on the command line: `experiment` is the sweep's here.
 TINY = [
@@ -187,7 +188,7 @@ def test_several_at_once_find_the_same_and_trace_once(place, whole, launcher):
     assert done.returncode == 0, done.stdout + done.stderr
     assert cells(sweep) == whole
     (store,) = (home / "traces").iterdir()
-    assert len(list((store / "shards").iterdir())) == 2  # one of each split
+    assert len(Store(store)) == 56  # every trace of both splits, once
 
 
 def test_several_at_once_divide_the_threads(place):
@@ -324,7 +325,7 @@ def test_brackets_in_a_reason_are_shown_as_they_are(tmp_path, monkeypatch, capsy
     from rich import print as show
 
     lost = Lost(tmp_path / "a", "steps", "vanilla", 0, "failed", "no [/x] in [red]")
-    monkeypatch.setattr("ekd.distill.run_folder.read_cells", lambda sweep: [lost])
+    monkeypatch.setattr("ekd.report.outcome.read_cells", lambda sweep: [lost])
     view, failed = outcome(tmp_path)
     show(view)
     assert failed == 1 and "no [/x] in [red]" in " ".join(capsys.readouterr().out.split())

@@ -205,7 +205,7 @@ def test_help_is_quick_and_needs_no_heavy_import(place):
 
 def test_wandb_works_offline_without_an_account_and_gives_each_job_of_a_sweep_its_own_run(place):
     sweep = place / "sweep"
-    words = ["-m", *TINY, "selector=bucket", "selector.lower=0,40", "logger=wandb", "exam.problems=0"]
+    words = ["-m", *TINY, "selector=bucket", "selector.lower=0,40", "logger=wandb", "exam.problems=0", "controls=false"]
     done = ekd("train", *words, f"hydra.sweep.dir={sweep}", cwd=place, clear="WANDB", HOME=str(place))
     assert done.returncode == 0, done.stdout + done.stderr
     for job in "01":

@@ -48,7 +48,15 @@ def single(place):
 def pair(place):
     """Two jobs of a sweep, in an environment full of keys."""
     sweep = place / "multirun" / "pair"
-    words = ["-m", "experiment=tiny", "method=bucket_70_80", "seed=0,1", "logger=wandb", f"hydra.sweep.dir={sweep}"]
+    words = [
+        "-m",
+        "experiment=tiny",
+        "method=bucket_70_80",
+        "seed=0,1",
+        "controls=false",
+        "logger=wandb",
+        f"hydra.sweep.dir={sweep}",
+    ]
     done = ekd("train", *words, cwd=place, clear="WANDB", HOME=str(place), WANDB_MODE="offline", **SECRETS)
     assert done.returncode == 0, done.stdout + done.stderr
     return [SimpleNamespace(folder=sweep / job, **found(sweep / job)) for job in "01"]

@@ -39,7 +39,8 @@ def test_accumulated_micro_batches_equal_the_big_batch_though_one_of_them_select
 def test_two_ranks_equal_one_that_accumulates_though_one_of_them_selects_nothing(tmp_path):
     alone = one_rank(tmp_path, 2, 1)
     out = tmp_path / "ranks.pt"
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    places = ":".join(map(str, (TESTS.parent, TESTS, TESTS / "distill", TESTS / "data")))
+    environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(TESTS / "ranks_job.py"), "2", "1", "1", str(out)],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120,

@@ -568,7 +568,7 @@ def test_views_come_in_the_order_of_the_traces():
     for trace, view in zip(some, views(model, some, 272, 0, 64), strict=True):
         np.testing.assert_allclose(view.entropy, plain(model, trace)["sEntropy"], rtol=1e-4, atol=1e-5)
         assert view.log_q.shape == trace.ids.shape
-    with pytest.raises(ValueError, match="student's head has 272 rows"):
+    with pytest.raises(ValueError, match="model's head has 272 rows"):
         views(model, [some[0]._replace(ids=np.full_like(some[0].ids, 300))], 400, 0, 64)
 
 

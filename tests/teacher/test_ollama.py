@@ -431,4 +431,4 @@ def test_impossible_settings_are_refused_when_built(changes: dict, reason: str) 
 
 
 def test_fixtures_stay_small() -> None:
-    assert sum(f.stat().st_size for f in Path(FIXTURES).iterdir()) < 500_000
+    assert sum(f.stat().st_size for f in Path(FIXTURES).iterdir()) < 700_000
