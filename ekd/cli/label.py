@@ -14,7 +14,7 @@ LONGEST_TAG = 64
 
 def run_name(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
     """choices: of Hydra's groups. The overrides, but for the logger's; with a method "bucket_70_80 seed 1 ..."."""
-    told = [word for word in overrides if not word.startswith("logger")]
+    told = [word for word in overrides if not word.startswith(("logger", "controls="))]
     if method := choices.get("method"):
         rest = [word for word in told if not word.startswith(("method=", "experiment="))]
         short = [word for word in rest if word.startswith(("seed=", "budget="))]

@@ -266,7 +266,7 @@ def test_three_quotes_are_refused_wherever_they_stand(evil: str) -> None:
     tokenizer = load_tokenizer("tiny")
     with pytest.raises(ValueError, match=r"system message .* three quotes"):
         modelfile("a.gguf", tokenizer, evil, {})
-    tokenizer.eos_token = evil
+    tokenizer.add_special_tokens({"eos_token": evil})
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(ValueError, match="three quotes"):
         modelfile("a.gguf", tokenizer, "", {})
