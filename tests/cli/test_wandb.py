@@ -121,7 +121,7 @@ def test_jobs_of_a_sweep_are_one_group_with_names_of_their_own_and_a_single_run_
     for run in (single, *pair):
         assert run.log.run.project == "ekd" and run.log.run.job_type == "train"
         chosen = "selector=bucket" if run in pair else "selector=vanilla"
-        assert set(run.log.run.tags) == {chosen, "signal=teacher_entropy", "dataset=arithmetic", "teacher=hf"}
+        assert set(run.log.run.tags) == {chosen, "signal=teacher_entropy", "dataset=arithmetic_small", "teacher=hf"}
 
 
 def test_the_machine_is_measured(single):
