@@ -62,8 +62,8 @@ class Remote:
 
     @property
     def key_name(self) -> str | None:
-        """The environment variable with the key that is sent to the server."""
-        raise NotImplementedError
+        """The environment variable with the key that is sent to the server; None: no key is sent."""
+        return None
 
     @property
     def secret(self) -> str | None:
