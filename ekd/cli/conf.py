@@ -24,8 +24,10 @@ def composed(name: str, words: tuple[str, ...] = ()) -> DictConfig:
 
 
 def top(name: str) -> set[str]:
-    """The keys and groups at the top."""
-    return set(map(str, composed(name)))
+    """The keys at the top, and the groups that may be chosen, also those of which nothing is (logger: null)."""
+    asked = OmegaConf.load(CONF / f"{name}.yaml").get("defaults", [])
+    groups = {str(key).removeprefix("optional ") for one in asked if isinstance(one, DictConfig) for key in one}
+    return set(map(str, composed(name))) | groups
 
 
 def options(group: str) -> list[str]:
