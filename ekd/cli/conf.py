@@ -6,6 +6,7 @@ import difflib
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -25,8 +26,13 @@ def composed(name: str, words: tuple[str, ...] = ()) -> DictConfig:
 
 def top(name: str) -> set[str]:
     """The keys at the top, and the groups that may be chosen, also those of which nothing is (logger: null)."""
-    asked = OmegaConf.load(CONF / f"{name}.yaml").get("defaults", [])
-    groups = {str(key).removeprefix("optional ") for one in asked if isinstance(one, DictConfig) for key in one}
+    door: Any = OmegaConf.load(CONF / f"{name}.yaml")
+    groups = {
+        str(key).removeprefix("optional ")
+        for one in door.get("defaults", [])
+        if isinstance(one, DictConfig)
+        for key in one
+    }
     return set(map(str, composed(name))) | groups
 
 

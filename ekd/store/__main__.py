@@ -18,17 +18,20 @@ console = Console()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: fine; 1: damage was found; 2: the request cannot be carried out, said in one sentence."""
+    """0: fine; 1: damage was found, or rows were refused; 2: it cannot be carried out, in one sentence; 130: Ctrl-C."""
     options = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except Exception as error:  # any: what is no known kind goes on as it came
+    except (ValueError, OSError, ImportError, EOFError, RuntimeError) as error:  # of files, and of what reads them
         said = sentence(error)
         if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped; what was written is whole", file=sys.stderr)
+        return 130
 
 
 def parser() -> Parser:
@@ -125,22 +128,21 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    from ekd.store.foreign import Columns, load, traces
+    from ekd.store.examples import load
+    from ekd.store.foreign import Columns, take
     from ekd.store.tokenizer import tokenizer_fingerprint
 
     fingerprint = tokenizer_fingerprint(tokenizer(options.tokenizer))
     origin = {"vocab": options.vocab, "teacher": options.teacher, "imported": options.source, "tokenizer": fingerprint}
     rows = load(options.source, options.split)  # first: a source that is not there leaves no store
     store = Store.create(options.out, origin)
-    some = []
-    for trace in traces(rows, Columns(*options.columns), options.vocab):
-        some.append(trace)
-        if len(some) == 512:
-            store.append(some)
-            some = []
-    store.append(some)
-    console.print(f"{options.out}: {len(store):,} traces")
-    return 0
+    refused = 0
+    for where, why in take(rows, Columns(*options.columns), store):
+        print(f"{where}: {why}", file=sys.stderr)
+        refused += 1
+    state = f"; {refused:,} rows are refused, see above" if refused else ""
+    console.print(f"{options.out}: {len(store):,} traces{state}", soft_wrap=True, markup=False)
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":

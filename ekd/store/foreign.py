@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import DatasetDict, load_dataset, load_from_disk
 
 from ekd.models.tail import floored
+from ekd.store.codec import Layout
+from ekd.store.examples import Row
+from ekd.store.invariants import SLACK
+from ekd.store.shard import Part, part
+from ekd.store.store import Store
 from ekd.types import Trace
+
+SOME = 512  # traces a shard
+HOPELESS = 100  # refused rows before the first good one: then it is not the rows
 
 
 class Columns(NamedTuple):
@@ -24,43 +30,63 @@ class Columns(NamedTuple):
     labels: str = "labels"  # -100 (or anything that is not the input id) where the token is prompt
 
 
-def load(source: str, split: str) -> Iterable[Mapping[str, Any]]:
-    """A folder of `save_to_disk`, a .parquet / .json / .jsonl file, or a hub name."""
-    path = Path(source)
-    if path.is_dir():
-        whole = load_from_disk(source)
-        return whole[split] if isinstance(whole, DatasetDict) else whole
-    kinds = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
-    if path.suffix in kinds:
-        return load_dataset(kinds[path.suffix], data_files=source, split="train")
-    return load_dataset(source, split=split)
+class Refused(NamedTuple):
+    where: str  # file and line, or row
+    why: str
 
 
-def traces(examples: Iterable[Mapping[str, Any]], columns: Columns, vocab: int) -> Iterator[Trace]:
-    """Raises ValueError, naming the example, when a column is missing or rows and tokens do not fit."""
-    for at, example in enumerate(examples):
-        missing = [name for name in columns if name not in example]
-        if missing:
-            raise ValueError(f"example {at} has no column {missing[0]!r}; it has {', '.join(sorted(example))}")
+def take(rows: Iterable[Row], columns: Columns, store: Store) -> Iterator[Refused]:
+    """Keeps every sound row and yields the others, each by its place. However it ends, what was read is kept."""
+    some: list[Part] = []
+    kept = refused = 0
+    try:
+        for found in parts(rows, columns, store.layout):
+            if isinstance(found, Refused):
+                refused += 1
+                yield found
+                if not kept and refused == HOPELESS:
+                    raise ValueError(
+                        f"the first {HOPELESS} rows cannot be imported, see above: are these the columns (--columns), "
+                        "is it the vocabulary (--vocab)?"
+                    )
+                continue
+            some.append(found)
+            kept += 1
+            if len(some) == SOME:
+                store.put(some)
+                some = []
+    finally:
+        store.put(some)
+
+
+def parts(rows: Iterable[Row], columns: Columns, layout: Layout) -> Iterator[Part | Refused]:
+    """Each row packed for a store, or why it cannot be."""
+    for at, (where, example) in enumerate(rows):
         try:
-            yield trace(example, columns, vocab, at)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"example {at} cannot be imported: {error}") from None
+            if isinstance(example, str):
+                raise ValueError(example)
+            yield part(trace(example, columns, layout.vocab, at), layout)
+        except ValueError as error:
+            yield Refused(where, str(error))
 
 
 def trace(example: Mapping[str, Any], columns: Columns, vocab: int, at: int) -> Trace:
-    tokens = np.asarray(example[columns.input], np.int32)
-    response = np.asarray(example[columns.labels]) == tokens
-    start = int(response.argmax()) if response.any() else len(tokens)
-    if not response[start:].all() or not 0 < start < len(tokens):
-        raise ValueError(f"{columns.labels!r} must mark one response that follows a prompt and ends the input")
-    names = [example[columns.ids], example[columns.logprobs]]
+    """Raises ValueError when a column is missing, rows and tokens do not fit, or a number is none of its kind."""
+    missing = [name for name in columns if name not in example]
+    if missing:
+        raise ValueError(f"it has no column {missing[0]!r}; it has {', '.join(sorted(map(str, example))) or 'none'}")
+    tokens = whole_numbers(example[columns.input], columns.input, vocab)
+    start = response(tokens, listed(example[columns.labels], columns.labels), columns.labels)
+    names = [listed(example[name], name) for name in (columns.ids, columns.logprobs)]
     n = len(tokens) - start
     if {len(rows) for rows in names} == {len(tokens)}:  # a model's output at t predicts token t + 1
         names = [rows[start - 1 : -1] for rows in names]
     elif {len(rows) for rows in names} != {n}:
         raise ValueError(f"{n} response tokens, but {len(names[0])} rows of ids and {len(names[1])} of logprobs")
-    rows = [row(int(token), some, logs, vocab) for token, some, logs in zip(tokens[start:], *names, strict=True)]
+    rows = [
+        row(int(token), whole_numbers(some, columns.ids, vocab), logarithms(logs, columns.logprobs), vocab)
+        for token, some, logs in zip(tokens[start:], *names, strict=True)
+    ]
     content = json.dumps([tokens.tolist(), start]).encode()
     return Trace(
         key=hashlib.sha256(content).hexdigest()[:32],
@@ -80,11 +106,44 @@ def trace(example: Mapping[str, Any], columns: Columns, vocab: int, at: int) -> 
     )
 
 
+def response(tokens: np.ndarray, labels: list[Any], name: str) -> int:
+    """Where the response begins."""
+    if len(labels) != len(tokens):
+        raise ValueError(f"{len(tokens)} input ids, but {len(labels)} of {name!r}")
+    same = np.array([type(label) is int and label == token for label, token in zip(labels, tokens, strict=True)], bool)
+    start = int(same.argmax()) if same.any() else len(tokens)
+    if not same[start:].all() or not 0 < start < len(tokens):
+        raise ValueError(f"{name!r} must mark one response that follows a prompt and ends the input")
+    return start
+
+
+def listed(some: Any, name: str) -> list[Any]:
+    if not isinstance(some, list):
+        raise ValueError(f"{name!r} holds {some!r:.60} where a list is wanted")
+    return some
+
+
+def whole_numbers(some: Any, name: str, vocab: int) -> np.ndarray:
+    """(len,) int32. Nothing is rounded, wrapped or clamped."""
+    most = min(vocab, 1 << 31)
+    odd = [x for x in listed(some, name) if type(x) is not int or not 0 <= x < most]
+    if odd:
+        raise ValueError(f"{name!r} holds {odd[0]!r:.60}; ids are whole numbers from 0 to {most - 1:,} (--vocab)")
+    return np.array(some, np.int32)
+
+
+def logarithms(some: Any, name: str) -> np.ndarray:
+    """(len,) float64."""
+    odd = [x for x in listed(some, name) if type(x) not in (int, float) or not -1e30 < x <= SLACK]
+    if odd:
+        raise ValueError(f"{name!r} holds {odd[0]!r:.60}; a logprob is a finite number and at most 0")
+    return np.array(some, np.float64)
+
+
 def row(
-    token: int, some: Sequence[int], logs: Sequence[float], vocab: int
+    token: int, ids: np.ndarray, logprobs: np.ndarray, vocab: int
 ) -> tuple[np.ndarray, np.ndarray, float, float, bool]:
     """Ids, logprobs, log_tail, entropy (the midpoint of its bounds), valid. A token that is not named: a hard row."""
-    ids, logprobs = np.asarray(some, np.int64), np.asarray(logs, np.float64)
     if len(ids) != len(logprobs) or len(np.unique(ids)) != len(ids):
         raise ValueError(f"a row has {len(ids)} ids ({len(np.unique(ids))} different ones), {len(logprobs)} logprobs")
     if token not in ids:

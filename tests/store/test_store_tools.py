@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
@@ -162,7 +163,7 @@ def foreign_example(every_position: bool) -> dict:
 
 @pytest.mark.parametrize("every_position", [False, True])
 def test_a_foreign_row_is_found_by_its_token(every_position):
-    (trace,) = foreign.traces([foreign_example(every_position)], foreign.Columns(), vocab=10)
+    trace = foreign.trace(foreign_example(every_position), foreign.Columns(), 10, 0)
     assert trace.prompt_ids.tolist() == [1, 2]
     assert trace.response_ids.tolist() == [3, 4]
     assert trace.ids.tolist() == [3, 9, 4]  # 4 is not among the second row's ids: a hard row, never a guess
@@ -188,24 +189,126 @@ def test_a_hugging_face_dataset_becomes_a_store(tmp_path, kind, capsys):
     check_tokenizer(store.origin, load_tokenizer("tiny"))
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"top_ids": [[3, 9]]}, "2 response tokens, but 1 rows"),
-        ({"labels": [-100, -100, -100, -100]}, "one response"),
-        ({"labels": [-100, 2, -100, 4]}, "one response"),
-        ({"top_logprobs": [[-0.1, -0.1], [-1, -2]]}, "mass of 1.8"),
-        ({"top_ids": [[3, 3], [8, 7]]}, "1 different ones"),
-    ],
-)
+BAD = [
+    ({"top_ids": [[3, 9]]}, "2 response tokens, but 1 rows"),
+    ({"top_ids": [[3], [8, 7]]}, "a row has 1 ids"),
+    ({"top_ids": [[3, 3], [8, 7]]}, "1 different ones"),
+    ({"top_ids": [[3, 10], [8, 7]]}, "'top_ids' holds 10; ids are whole numbers from 0 to 9"),
+    ({"top_ids": [[3, -1], [8, 7]]}, "'top_ids' holds -1"),
+    ({"top_ids": [[3, 2**70], [8, 7]]}, f"'top_ids' holds {2**70}"),
+    ({"top_ids": [[3, 9.0], [8, 7]]}, r"'top_ids' holds 9\.0"),
+    ({"top_ids": [[3, True], [8, 7]]}, "'top_ids' holds True"),
+    ({"top_ids": [[3, None], [8, 7]]}, "'top_ids' holds None"),
+    ({"top_ids": [3, 8]}, "'top_ids' holds 3 where a list is wanted"),
+    ({"top_ids": None}, "'top_ids' holds None where a list is wanted"),
+    ({"top_ids": [[], []], "top_logprobs": [[], [float("nan")]]}, "'top_logprobs' holds nan"),
+    ({"top_logprobs": [[-0.1, -0.1], [-1, -2]]}, r"mass of 1\.8"),
+    ({"top_logprobs": [[-0.5, float("nan")], [-1, -2]]}, "'top_logprobs' holds nan; a logprob is a finite number"),
+    ({"top_logprobs": [[-0.5, float("-inf")], [-1, -2]]}, "'top_logprobs' holds -inf"),
+    ({"top_logprobs": [[0.5, -3], [-1, -2]]}, r"'top_logprobs' holds 0\.5"),
+    ({"top_logprobs": [["-0.5", -3], [-1, -2]]}, "'top_logprobs' holds '-0.5'"),
+    ({"top_logprobs": [[-(10**400), -3], [-1, -2]]}, "'top_logprobs' holds -1000"),
+    ({"input_ids": [1, 2.5, 3, 4]}, r"'input_ids' holds 2\.5"),
+    ({"input_ids": [1, 2**31, 3, 4]}, "'input_ids' holds 2147483648"),
+    ({"labels": [-100, -100, -100, -100]}, "one response"),
+    ({"labels": [-100, 2, -100, 4]}, "one response"),
+    ({"labels": [4]}, "4 input ids, but 1 of 'labels'"),
+    ({"labels": None}, "'labels' holds None"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD)
 def test_a_foreign_example_that_does_not_fit_is_named(change, says):
-    with pytest.raises(ValueError, match=f"example 0 cannot be imported: .*{says}"):
-        list(foreign.traces([foreign_example(False) | change], foreign.Columns(), vocab=10))
+    with pytest.raises(ValueError, match=says):
+        foreign.trace(foreign_example(False) | change, foreign.Columns(), 10, 0)
 
 
 def test_a_foreign_dataset_without_the_columns_is_named():
-    with pytest.raises(ValueError, match=r"example 0 has no column 'top_ids'; it has .*input_ids"):
-        list(foreign.traces([{"input_ids": [1]}], foreign.Columns(), vocab=10))
+    with pytest.raises(ValueError, match=r"it has no column 'top_ids'; it has input_ids"):
+        foreign.trace({"input_ids": [1]}, foreign.Columns(), 10, 0)
+
+
+IMPORT = ["--tokenizer", "tiny", "--vocab", "10", "--teacher", "a foreign one"]
+
+
+def numbered(token: int) -> dict:
+    return foreign_example(False) | {"input_ids": [token, 2, 3, 4]}
+
+
+def test_bad_rows_are_named_by_file_and_line_and_the_good_ones_kept(tmp_path, capsys):
+    source = tmp_path / "d.jsonl"
+    lines = [json.dumps(row) for row in (numbered(5), *(foreign_example(False) | change for change, _ in BAD))]
+    lines += ["", "{", "[1]", "[" * 100_000, json.dumps(numbered(6))]
+    source.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode() + b"\n\xff\n" + json.dumps(numbered(7)).encode())
+    assert main(["import", str(source), "-o", str(tmp_path / "s"), *IMPORT]) == 1
+    said = capsys.readouterr()
+    assert len(Store(tmp_path / "s")) == 3
+    assert f"3 traces; {len(BAD) + 4} rows are refused" in said.out
+    refused = said.err.splitlines()
+    assert len(refused) == len(BAD) + 4
+    assert refused[0].startswith(f"{source}:2: 2 response tokens")
+    assert refused[-1].startswith(f"{source}:{len(lines) + 1}: it is not a line of JSON")
+    assert verify(tmp_path / "s").damage == []
+
+
+def test_what_was_read_before_a_source_broke_is_kept(tmp_path):
+    def breaks():
+        yield "x:1", numbered(5)
+        raise OSError("the disk is gone")
+
+    store = Store.create(tmp_path / "s", {"vocab": 10})
+    with pytest.raises(OSError, match="gone"):
+        list(foreign.take(breaks(), foreign.Columns(), store))
+    assert len(Store(tmp_path / "s")) == 1
+
+
+def test_columns_of_another_name_are_not_told_a_million_times(tmp_path, capsys):
+    source = tmp_path / "d.jsonl"
+    source.write_text((json.dumps({"ids": [1]}) + "\n") * 1000)
+    assert main(["import", str(source), "-o", str(tmp_path / "s"), *IMPORT]) == 2
+    refused = capsys.readouterr().err.splitlines()
+    assert len(refused) == 101
+    assert refused[-1].startswith("error: the first 100 rows cannot be imported")
+
+
+def test_a_list_in_a_json_file_is_read_by_element(tmp_path, capsys):
+    source = tmp_path / "d.json"
+    source.write_text(json.dumps([numbered(5), 3, numbered(6)], indent=1))
+    assert main(["import", str(source), "-o", str(tmp_path / "s"), *IMPORT]) == 1
+    assert capsys.readouterr().err == f"{source}, row 1: it is no object but 3\n"
+    assert len(Store(tmp_path / "s")) == 2
+    source.write_text("[1, ")
+    assert main(["import", str(source), "-o", str(tmp_path / "t"), *IMPORT]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {source} is not JSON")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_damaged_row_group_costs_its_own_rows(tmp_path, capsys):
+    source = tmp_path / "d.parquet"
+    pq.write_table(pa.Table.from_pylist([numbered(at) for at in range(9)]), source, row_group_size=3, compression=None)
+    column = pq.ParquetFile(source).metadata.row_group(1).column(0)
+    data = bytearray(source.read_bytes())
+    data[column.dictionary_page_offset or column.data_page_offset] ^= 0xFF
+    source.write_bytes(data)
+    assert main(["import", str(source), "-o", str(tmp_path / "s"), *IMPORT]) == 1
+    assert capsys.readouterr().err.startswith(f"{source}, rows 3 to 5: the file is damaged")
+    assert len(Store(tmp_path / "s")) == 6
+
+
+@pytest.mark.parametrize("name", ["nothing.jsonl", "nothing.parquet", "nothing.json"])
+def test_a_source_that_is_not_there_leaves_no_store(tmp_path, name, capsys):
+    assert main(["import", str(tmp_path / name), "-o", str(tmp_path / "s"), *IMPORT]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_split_that_a_folder_lacks_is_named_with_those_it_has(tmp_path, capsys):
+    DatasetDict(train=Dataset.from_list([numbered(5)])).save_to_disk(tmp_path / "d")
+    assert main(["import", str(tmp_path / "d"), "-o", str(tmp_path / "s"), *IMPORT, "--split", "test"]) == 2
+    assert "has no split 'test', it has train" in capsys.readouterr().err
+    assert main(["import", str(tmp_path), "-o", str(tmp_path / "s"), *IMPORT]) == 2  # a folder of something else
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "s").exists()
 
 
 class Words:
