@@ -61,7 +61,8 @@ AXES = """\
 ## The other two axes: samples and classes
 
 Which whole traces are trained on, `data/samples=`, is decided before training and never inside a batch; a signal is the
-mean over a trace's rows, and its scores are kept beside the traces. `signal@data.samples.by=kl` takes another signal.
+mean over a trace's rows, and its scores are kept beside the traces (under EKD_HOME where these are read-only).
+`signal@data.samples.by=kl` takes another signal.
 """
 CLASSES = """\
 What the cache keeps of each row: the most likely ids up to a mass (`teacher.mass`, `teacher.max_k`), with the tail as

@@ -18,11 +18,11 @@ from torch import nn
 from ekd.data.batch_sampler import pack
 from ekd.data.cached import Traces
 from ekd.data.collate import Collate
-from ekd.files import replace
+from ekd.files import Damaged, read_json, write_json
 from ekd.models.load import load_model, pick_device
 from ekd.models.reader import read_batch
 from ekd.models.rows import matched, rows_where
-from ekd.models.source import identity
+from ekd.models.source import home, identity
 from ekd.store.store import Store
 from ekd.types import Rows, Signal
 
@@ -58,7 +58,8 @@ class TopSamples:
 
     by: the signal, seen through the student as it is before training (model, layers, dtype, attention, quantize,
     trust_remote_code: see `ekd.models.load.load_model`). Each trace is scored by itself, so batches (max_tokens,
-    head_mb) do not matter. Scores are kept beside the store, so that they are made once for each student and signal.
+    head_mb) do not matter. Scores are kept beside the store (under EKD_HOME where it cannot be written), so that they
+    are made once for each student and signal.
 
     Source: Tavor et al. 2026, "Rethinking Selective Knowledge Distillation" (SE-KD 3X), arXiv 2602.01395.
     """
@@ -96,20 +97,19 @@ class TopSamples:
     def scores(self, store: Store, keys: Sequence[str]) -> dict[str, float]:
         """The mean score of each trace, from the cache where it is there; -inf for one without a teacher's row."""
         made_by = self.made_by()
-        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-        path = store.path / "scores" / f"{digest[:16]}.json"
-        scores: dict[str, float] = json.loads(path.read_text())["scores"] if path.exists() else {}
+        places = files(store, made_by)
+        scores = {key: score for file in places if file.exists() for key, score in kept(file).items()}
         missing = [key for key in keys if key not in scores]
         saved = monotonic()
         try:
             for key, score in self.score(store, missing) if missing else ():
                 scores[key] = score
                 if monotonic() - saved > SAVE_SECONDS:
-                    save(path, made_by, scores)
+                    save(places, made_by, scores)
                     saved = monotonic()
         finally:
             if missing:
-                save(path, made_by, scores)
+                save(places, made_by, scores)
         return scores
 
     def made_by(self) -> dict:
@@ -159,9 +159,32 @@ def mean(signal: Signal, rows: Rows) -> float:
     return score
 
 
-def save(path: Path, made_by: dict, scores: dict[str, float]) -> None:
+def files(store: Store, made_by: dict) -> tuple[Path, Path]:
+    """Beside the traces and, for a store that cannot be written, among what ekd keeps."""
+    beside, apart = (
+        hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        for what in (made_by, [store.origin, made_by])
+    )
+    return store.path / "scores" / f"{beside}.json", home() / "scores" / f"{apart}.json"
+
+
+def kept(file: Path) -> dict[str, float]:
     try:
-        path.parent.mkdir(exist_ok=True)
-        replace(path, json.dumps({**made_by, "scores": scores}).encode())
-    except OSError as error:
-        raise ValueError(f"the scores of samples cannot be kept beside their traces ({error})") from error
+        scores = read_json(file).get("scores")
+        if not isinstance(scores, dict) or not all(type(s) is float and not math.isnan(s) for s in scores.values()):
+            raise Damaged(f"{file} is damaged (it holds no scores)")
+    except Damaged as error:
+        raise Damaged(f"{error}: delete it, and its traces are scored again") from None
+    return scores
+
+
+def save(places: Sequence[Path], made_by: dict, scores: dict[str, float]) -> None:
+    """In the first place that can be written."""
+    refused: list[str] = []
+    for file in places:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return write_json(file, {**made_by, "scores": scores})
+        except OSError as error:
+            refused.append(str(error))
+    raise ValueError(f"the scores of samples cannot be kept ({'; '.join(refused)}): make room, or set EKD_HOME")

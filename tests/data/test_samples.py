@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -102,6 +103,38 @@ def test_what_was_scored_before_a_crash_is_kept(monkeypatch):
         patch.setattr(TopSamples, "score", broken)
         top().scores(store, keys)
     assert top().scores(store, keys)[keys[0]] == 1.0
+
+
+def test_the_scores_of_a_store_that_cannot_be_written_are_kept_apart(monkeypatch, tmp_path):
+    store, keys = stored()
+    write = ekd.data.trace_filter.write_json
+
+    def read_only(file, content):
+        if file.is_relative_to(store.path):
+            raise OSError(errno.EROFS, "Read-only file system", str(file))
+        write(file, content)
+
+    monkeypatch.setenv("EKD_HOME", str(tmp_path))
+    monkeypatch.setattr(ekd.data.trace_filter, "write_json", read_only)
+    scores = top().scores(store, keys)
+    (file,) = (tmp_path / "scores").iterdir()
+    assert json.loads(file.read_text())["scores"] == scores
+    monkeypatch.setattr(ekd.data.trace_filter, "load_model", lambda *a, **k: pytest.fail("scored again"))
+    assert top().scores(store, keys) == scores
+    other, _ = stored(teacher=hf(mass=1.0, max_k=272))
+    assert ekd.data.trace_filter.files(store, {})[1] != ekd.data.trace_filter.files(other, {})[1]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-9], lambda data: data.replace(b"0", b"1", 1), lambda data: b'{"scores": {"a": "b"}}']
+)
+def test_a_damaged_file_of_scores_is_named(damage):
+    store, keys = stored()
+    top().scores(store, keys)
+    (file,) = (store.path / "scores").glob("*.json")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged .*delete it, and its traces are scored again"):
+        top().scores(store, keys)
 
 
 def test_random_samples_are_a_share_by_seed_whatever_the_order():
