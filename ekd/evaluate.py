@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ekd.cli.door import build, door, provenance
+from ekd.outside import visible
 
 if TYPE_CHECKING:
     from ekd.types import Trace
@@ -43,7 +44,7 @@ def main(config: DictConfig) -> int:
     publish(config, folder, title, rows(figures), figures, report)
     log(config, f"eval/{dataset}", figures, report, sitting.answers)
     for failure in sitting.failures:
-        print(f"failed: problem {failure.problem_id}: {failure.reason}")
+        print(visible(f"failed: problem {failure.problem_id}: {failure.reason}"))
     print(f"answers     {folder / 'answers.jsonl'}")
     return 1 if sitting.failures else 0
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from ekd.outside import visible
+
 AGAIN = "then give the same command again: what was written stays"
 TORN = (
     "a file of weights or a checkpoint is damaged or cut short ({}): give an earlier one (ckpt=RUN/checkpoints/...), "
@@ -48,7 +50,7 @@ def sentence(error: BaseException) -> str | None:
         say = SENTENCES.get(f"{kind.__module__}.{kind.__qualname__}")
         if say is not None:
             said = say(error)
-            return None if said is None else " ".join(said.split())
+            return None if said is None else visible(" ".join(said.split()))
     return None
 
 
@@ -153,7 +155,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose refusals are one sentence without the page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; see `{self.prog} --help`", file=sys.stderr)
+        print(f"error: {visible(message)}; see `{self.prog} --help`", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""What others made is not trusted: only plain files and plain names are taken from a folder that came from elsewhere.
+"""What others made is not trusted: of it only plain files and names are taken, and its text is shown, not obeyed.
 
 A link or a device inside such a folder may lead anywhere: read, it hangs or publishes what was not meant; written to,
 it destroys what somebody else keeps. The folder itself is the user's word and may be a link.
@@ -7,9 +7,18 @@ it destroys what somebody else keeps. The folder itself is the user's word and m
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+
+# What steers a terminal, turns the text around or is half a character; not a line's end, not a tab.
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """What others wrote, for a terminal: an escape is shown as \\x1b and does nothing."""
+    return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def check_plain(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from ekd.cli.door import build, door
+from ekd.outside import visible
 
 
 def main(config: DictConfig) -> int:
@@ -16,7 +17,7 @@ def main(config: DictConfig) -> int:
     print(f"\n{made} traces made; {len(data.store)} in the store, {tokens:,} response tokens: {data.store.path}")
     failed = [failure for collected in data.collected.values() for failure in collected.failures]
     for failure in failed:
-        print(f"failed: problem {failure.problem_id}: {failure.reason}")
+        print(visible(f"failed: problem {failure.problem_id}: {failure.reason}"))
     if failed:
         print(f"{len(failed)} problems failed; the same command asks for them again")
     return 1 if failed else 0

@@ -8,18 +8,23 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from fake_traces import fake_trace
 
+import ekd.trace
+from ekd.eval.metrics import table
 from ekd.files import read_json
-from ekd.outside import check_tree
+from ekd.mistakes import sentence
+from ekd.outside import check_tree, visible
 from ekd.store import manifest
 from ekd.store.__main__ import main
 from ekd.store.shard import SCHEMA, Shard, checksum, stream
 from ekd.store.store import Store
+from ekd.types import Failure
 
 ORIGIN = {"vocab": 1000, "teacher": "nobody"}
 TRACES = [fake_trace(seed, rows=20) for seed in range(4)]
@@ -194,3 +199,54 @@ def test_what_is_no_json_is_a_sentence_with_its_file(tmp_path, content):
     (tmp_path / "run.json").write_text(content, errors="surrogateescape")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         read_json(tmp_path / "run.json")
+
+
+EVIL = "[bold]x[/nothing]\x1b[2J\x1b]0;owned\x07\x9b31m\u202eesrever\r"
+
+
+def harmless(text: str) -> bool:
+    return not set(text) & set("\x1b\x07\x9b\u202e\r") and "[bold]x[/nothing]" in text and "\\x1b[2J" in text
+
+
+def test_what_steers_a_terminal_is_shown_and_everything_else_left():
+    assert harmless(visible(EVIL))
+    assert visible("\ud83d") == "\\ud83d"  # half a character cannot be printed at all
+    for text in ("a\tb\n", "émoji 🎉 数学 ∑ שלום", "\\x1b"):
+        assert visible(text) == text
+
+
+def test_a_sentence_is_visible():
+    assert harmless(sentence(ValueError(EVIL)) or "")
+
+
+def test_a_strangers_store_steers_no_terminal(tmp_path, capsys):
+    path = tmp_path / "s [red]"
+    Store.create(path, {**ORIGIN, EVIL: EVIL}).append([TRACES[0]._replace(problem_id=EVIL), *TRACES[1:]])
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert harmless(shown) and "s [red]" in shown.replace("\n", "")
+    file = next((path / "shards").iterdir())
+    file.write_bytes(file.read_bytes()[:-400])
+    with pytest.warns(UserWarning, match="cut off"):
+        main(["inspect", str(path)])
+    assert "\x1b" not in "".join(capsys.readouterr())
+    line = json.dumps({"x\x1b[2J": 1})
+    (tmp_path / "d.jsonl").write_text(line + "\n")
+    given = ["--tokenizer", "tiny", "--vocab", "9", "--teacher", "t"]
+    assert main(["import", str(tmp_path / "d.jsonl"), "-o", str(tmp_path / "t"), *given]) == 1
+    assert "it has x\\x1b[2J" in capsys.readouterr().err
+
+
+def test_what_a_server_says_of_a_failure_steers_no_terminal(monkeypatch, capsys, tmp_path):
+    data = Mock(store=Store.create(tmp_path / "s", ORIGIN))
+    data.collected = {"train": Mock(made=0, failures=[Failure("k", EVIL, EVIL)])}
+    monkeypatch.setattr(ekd.trace, "build", lambda config: data)
+    assert ekd.trace.main(Mock()) == 1
+    assert harmless(capsys.readouterr().out.splitlines()[2])
+
+
+def test_a_table_of_an_evaluation_steers_no_terminal(capsys):
+    from rich import print as show
+
+    show(table(EVIL, [("who", EVIL)]))
+    assert harmless(capsys.readouterr().out.replace("\n", ""))

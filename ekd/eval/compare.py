@@ -11,6 +11,7 @@ from ekd.eval.answers import Answer, read
 from ekd.eval.metrics import Row, by_problem, share, table
 from ekd.eval.statistics import LEVEL, Difference, difference, told_apart
 from ekd.mistakes import Parser, sentence
+from ekd.outside import visible
 
 SHOWN = 20  # flipped problems on the screen; all are in the file
 
@@ -69,8 +70,8 @@ def main(words: list[str]) -> int:
     print(f"A {a.parent}\nB {b.parent}")
     show(table("B against A", rows(found, missing)))
     for flip in found.flips[:SHOWN]:
-        print(f"{'+' if flip.b > flip.a else '-'} {flip.problem_id}: answer {flip.reference}, A {_said(flip, 'a')}, "
-              f"B {_said(flip, 'b')}")  # fmt: skip
+        line = f"{flip.problem_id}: answer {flip.reference}, A {_said(flip, 'a')}, B {_said(flip, 'b')}"
+        print(visible(f"{'+' if flip.b > flip.a else '-'} {line}"))
     if len(found.flips) > SHOWN:
         print(f"... and {len(found.flips) - SHOWN} more; --out FILE.json holds all")
     if given.out:

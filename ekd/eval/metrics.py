@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from rich.table import Table
+from rich.text import Text
 
 from ekd.eval.answers import Answer
 from ekd.eval.statistics import Interval, mean_interval, pass_at, wilson
+from ekd.outside import visible
 
 Same = Callable[[Answer, Answer], bool]
 Row = tuple[str, str]
@@ -111,9 +113,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def table(title: str, view: Sequence[Row]) -> Table:
     """For a person at a terminal."""
-    shown = Table(title=title, show_header=False, title_justify="left")
+    shown = Table(title=Text(visible(title)), show_header=False, title_justify="left")
     for row in view:
-        shown.add_row(*row)
+        shown.add_row(*(Text(visible(part)) for part in row))
     return shown
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Value(NamedTuple):
@@ -19,6 +19,17 @@ class Table(NamedTuple):
     head: list[str]  # the first column names the row
     rows: list[list[Value]]
     notes: list[str]
+
+
+def inert(value: Any) -> Any:
+    """For a CSV file: a spreadsheet computes what begins like a formula, unless a quote stands before it."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("=", "+", "-", "@"):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def markdown(table: Table) -> str:

@@ -18,10 +18,12 @@ import yaml
 from ekd.distill.provenance import start_of
 from ekd.files import read_json
 from ekd.method import method_of
+from ekd.outside import check_plain
 from ekd.report.cell import Cell
 from ekd.report.conditions import settings_of
 
 BUDGETS = ("steps", "tokens")
+MOST = 10_000  # seeds of a sweep, above which its file is not believed
 ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells
 
 
@@ -109,15 +111,40 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
 def planned(path: Path) -> list[tuple[str, str, int]]:
     """What multirun.yaml, of the last start, asks for, as far as plain lists say it; else empty."""
     file = path / "multirun.yaml"
+    check_plain(file)
     if not file.exists():
         return []
-    hydra = (yaml.safe_load(file.read_text()) or {}).get("hydra", {})
-    asked = {key: str(value) for key, value in (hydra.get("sweeper", {}).get("params") or {}).items()}
-    asked |= dict(word.split("=", 1) for word in hydra.get("overrides", {}).get("task", []) if "=" in word)
+    asked = _asked(file)
     methods = [name.strip() for name in asked.get("method", "").split(",") if name.strip()]
     seeds = _integers(asked.get("seed", ""))
     budgets = asked.get("budget", "steps").split(",")
     return [(budget, method, seed) for budget in budgets for method in methods for seed in seeds]
+
+
+def _asked(file: Path) -> dict[str, str]:
+    """Raises ValueError, which names the file, for what Hydra has not written."""
+    try:
+        hydra = _below(yaml.safe_load(file.read_text("utf-8")), "hydra")
+        params, words = _below(hydra, "sweeper", "params") or {}, _below(hydra, "overrides", "task") or []
+        if not isinstance(params, dict) or not isinstance(words, list):
+            raise ValueError("sweeper.params is no table, or overrides.task no list")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{file} is damaged ({why}): delete it, and the report does not say which cells are missing"
+        ) from None
+    asked = {str(key): str(value) for key, value in params.items() if not isinstance(value, (dict, list))}
+    return asked | dict(word.split("=", 1) for word in words if isinstance(word, str) and "=" in word)
+
+
+def _below(tree: Any, *names: str) -> Any:
+    for name in names:
+        if tree is None:
+            return None
+        if not isinstance(tree, dict):
+            raise ValueError(f"{name} is looked for in {tree!r:.60}")
+        tree = tree.get(name)
+    return tree
 
 
 def curve(cell: Cell) -> Curve:
@@ -172,11 +199,12 @@ def _place(folder: Path, root: Path) -> tuple[str, int | None, str]:
 
 
 def _integers(words: str) -> list[int]:
-    span = re.fullmatch(r"range\((\d+)(?:,\s*(\d+))?\)", words.strip())
+    span = re.fullmatch(r"range\((\d{1,9})(?:,\s*(\d{1,9}))?\)", words.strip())
     if span:
-        return list(range(int(span[1]))) if span[2] is None else list(range(int(span[1]), int(span[2])))
+        found = range(int(span[1])) if span[2] is None else range(int(span[1]), int(span[2]))
+        return list(found) if len(found) <= MOST else []
     parts = [part.strip() for part in words.split(",")]
-    return [int(part) for part in parts] if all(part.isdigit() for part in parts) else []
+    return [int(part) for part in parts] if all(re.fullmatch(r"\d{1,18}", part) for part in parts) else []
 
 
 def _single(cells: list[Cell]) -> list[Cell]:

@@ -16,7 +16,7 @@ from ekd.report.cautions import cautions
 from ekd.report.cell import Cell
 from ekd.report.findings import findings
 from ekd.report.page import Drawing, Folder, settings, versions
-from ekd.report.plain import Table, Value
+from ekd.report.plain import Table, Value, inert
 from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
 from ekd.report.sweep import Curve, Sweep, curve
 from ekd.report.tables import choice_table, cost_table, decile_table, method_table, said
@@ -195,7 +195,7 @@ def write_cells(cells: Sequence[Cell], file: Path) -> None:
             row = [cell.budget, cell.method, *(said(cell.method, part) for part in parts), cell.seed]
             row += [value(cell, metric) for metric in marks]
             tokens = cell.figures["train"]["supervised_tokens"]
-            writer.writerow([*row, tokens, cell.figures["minutes"], cell.folder])
+            writer.writerow(map(inert, [*row, tokens, cell.figures["minutes"], str(cell.folder)]))
 
 
 def shared(nodes: Sequence[Any]) -> Any:

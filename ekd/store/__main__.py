@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from ekd.mistakes import Parser, sentence
+from ekd.outside import visible
 from ekd.store.repair import repair, verify
 from ekd.store.store import Store
 
@@ -74,22 +75,25 @@ def place(path: str) -> Path:
     return Path(path).expanduser()
 
 
+def say(line: str, style: str | None = None) -> None:
+    """A line that may hold what others wrote."""
+    console.print(visible(line), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def run_verify(options: argparse.Namespace) -> int:
     found = verify(options.path)
     for line in found.damage:
-        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(line, "red")
     for line in found.notes:
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        say(line, "dim")
     state = f"{len(found.damage)} problems, see above" if found.damage else "no damage"
-    console.print(
-        f"{options.path}: {found.traces:,} sound traces, {found.tokens:,} response tokens; {state}", soft_wrap=True
-    )
+    say(f"{options.path}: {found.traces:,} sound traces, {found.tokens:,} response tokens; {state}")
     return 1 if found.damage else 0
 
 
 def run_repair(options: argparse.Namespace) -> int:
     for line in repair(options.path) or ["nothing was damaged"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
     return 0
 
 
@@ -116,14 +120,14 @@ def run_merge(options: argparse.Namespace) -> int:
     from ekd.store.transfer import merge
 
     out = merge(options.paths, options.out)
-    console.print(f"{options.out}: {len(out):,} traces in {len(out.shards)} shards")
+    say(f"{options.out}: {len(out):,} traces in {len(out.shards)} shards")
     return 0
 
 
 def run_export(options: argparse.Namespace) -> int:
     from ekd.store.transfer import export
 
-    console.print(f"{options.out}: {export(Store(options.path), options.out):,} traces")
+    say(f"{options.out}: {export(Store(options.path), options.out):,} traces")
     return 0
 
 
@@ -138,10 +142,10 @@ def run_import(options: argparse.Namespace) -> int:
     store = Store.create(options.out, origin)
     refused = 0
     for where, why in take(rows, Columns(*options.columns), store):
-        print(f"{where}: {why}", file=sys.stderr)
+        print(visible(f"{where}: {why}"), file=sys.stderr)
         refused += 1
     state = f"; {refused:,} rows are refused, see above" if refused else ""
-    console.print(f"{options.out}: {len(store):,} traces{state}", soft_wrap=True, markup=False)
+    say(f"{options.out}: {len(store):,} traces{state}")
     return 1 if refused else 0
 
 

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ekd.outside import visible
 from ekd.store import certainty
 from ekd.store.store import Store, flat
 from ekd.types import Trace
@@ -73,7 +74,7 @@ def of(trace: Trace, vocab: int, percent: float, lower: float, upper: float) -> 
 def report(store: Store, percent: float, lower: float, upper: float, tokenizer: Any | None) -> Iterator[RenderableType]:
     """Tables and marked text, to be printed one after the other. tokenizer: None shows ids instead of text."""
     totals, damage = summary(store, percent, lower, upper)
-    yield from (Text(line, style="red") for line in damage)
+    yield from (Text(visible(line), style="red") for line in damage)
     yield facts(store, totals)
     if not totals.rows:
         return
@@ -92,7 +93,7 @@ def report(store: Store, percent: float, lower: float, upper: float, tokenizer: 
 def facts(store: Store, totals: Totals) -> Table:
     size = sum(shard["bytes"] for shard in store.shards.values())
     rows, entries = max(totals.rows, 1), max(totals.entries, 1)
-    table = Table(title=str(store.path), show_header=False)
+    table = Table(title=Text(visible(str(store.path))), show_header=False)
     for name, value in (
         ("traces", f"{totals.traces:,} in {len(store.shards):,} shards; {totals.stopped:,} ended by themselves"),
         ("tokens", f"{totals.rows:,} of responses, {totals.prompt:,} of prompts"),
@@ -105,7 +106,7 @@ def facts(store: Store, totals: Totals) -> Table:
     table.add_section()
     for name, origin in flat(store.origin).items():
         if not name.startswith(("tokenizer.added", "tokenizer.prefixes")):
-            table.add_row(name, Text(textwrap.shorten(str(origin), 90)))
+            table.add_row(Text(visible(name)), Text(visible(textwrap.shorten(str(origin), 90))))
     return table
 
 
@@ -119,12 +120,13 @@ def histogram(totals: Totals) -> Table:
 
 def marked(trace: Trace, tokenizer: Any | None, most: int = 120) -> Text:
     """The first tokens of a response; a fork (entropy in the trace's top fifth) stands out, with its alternatives."""
-    text = Text(f"\n{trace.problem_id} sample {trace.sample} ({trace.finish}), forks marked\n", style="bold")
+    title = f"\n{visible(trace.problem_id)} sample {trace.sample} ({trace.finish}), forks marked\n"
+    text = Text(title, style="bold")
     fork = trace.entropy >= np.percentile(trace.entropy, FORK) if len(trace.entropy) else trace.valid
     first = np.cumsum(trace.counts) - trace.counts
 
     def words(token: int) -> str:
-        return tokenizer.decode([token]) if tokenizer is not None else f"⟨{token}⟩"
+        return visible(tokenizer.decode([token])) if tokenizer is not None else f"⟨{token}⟩"
 
     for row in range(min(len(trace.response_ids), most)):
         text.append(words(int(trace.response_ids[row])), style="bold red underline" if fork[row] else "")

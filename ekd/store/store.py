@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from ekd.files import replace
-from ekd.outside import plain_file
+from ekd.outside import plain_file, visible
 from ekd.store import manifest as manifests
 from ekd.store.codec import Layout
 from ekd.store.shard import Part, Shard, assemble, digest, part
@@ -174,13 +174,14 @@ class Store:
                 bad = shard.damaged() if shard.cut else set()
             except ValueError as error:
                 warnings.warn(
-                    f"{self.path}: {error}; its {self.shards[file]['traces']} traces are left out", stacklevel=3
+                    visible(f"{self.path}: {error}; its {self.shards[file]['traces']} traces are left out"),
+                    stacklevel=3,
                 )
                 continue
             keys = shard.column("key")
             if bad:
                 names = ", ".join(keys[row] for row in sorted(bad))
-                warnings.warn(f"{self.path}: shard {file} was cut off; left out: {names}", stacklevel=3)
+                warnings.warn(visible(f"{self.path}: shard {file} was cut off; left out: {names}"), stacklevel=3)
             for row, key in enumerate(keys):
                 if row not in bad:
                     self._where.setdefault(key, (file, row))

@@ -25,9 +25,10 @@ from ekd.method import control_of, ordered, pairs_of, tiling
 from ekd.report.effects import holm
 from ekd.report.outcome import outcome
 from ekd.report.pages import run_page, sweep_page
+from ekd.report.plain import inert
 from ekd.report.section import results, sections
 from ekd.report.sweep import Curve, curve, read
-from ekd.report.sweep_view import averaged
+from ekd.report.sweep_view import averaged, write_cells
 from ekd.report.tables import method_table
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,21 @@ def test_the_words_follow_from_the_numbers(page):
     assert "The seed is the unit of replication" in text
     assert "Supervised tokens are not equal between methods" in text
     assert text.index("At equal steps a method") < text.index("At equal supervised tokens a method")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3", "@SUM(A1)", " =1", "\t=1"])
+def test_a_cell_of_a_csv_file_is_no_formula(text, tmp_path):
+    assert inert(text) == f"'{text}"
+    write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
+    cell = read(tmp_path).cells[0]
+    write_cells([cell._replace(budget=text)], tmp_path / "cells.csv")
+    with (tmp_path / "cells.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["budget"] == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["-0.5", "+3", "bucket_70_80", "", -0.5, None, "1e-4"])
+def test_a_number_in_a_csv_file_stays_one(value):
+    assert inert(value) == value
 
 
 def test_figures_and_tables_lie_beside_the_page(page):
@@ -298,6 +314,28 @@ def test_earlier_cells_and_the_report_itself_are_no_cells(tmp_path):
     write_cell(tmp_path / "steps" / "vanilla" / "earlier-1", made("vanilla", 0, 9.0))
     sweep_page(tmp_path)
     assert len(read(tmp_path).cells) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hydra: [", "[1]", "hydra: 3", "hydra: {sweeper: []}", "hydra: {sweeper: {params: [1]}}", "\xff", "[" * 5000,
+        "hydra: {overrides: {task: seed=1}}", "!!python/object/apply:os.system [true]", "a: \x1b",
+    ],
+)  # fmt: skip
+def test_a_damaged_multirun_yaml_is_one_sentence(text, tmp_path):
+    write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
+    (tmp_path / "multirun.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"multirun\.yaml is damaged \(.*delete it") as error:
+        read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seeds", ["range(999999999)", "range(0,9999999999999)", "9" * 5000, "²", "a"])
+def test_seeds_that_no_sweep_has_are_not_planned(seeds, tmp_path):
+    write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
+    (tmp_path / "multirun.yaml").write_text(f"hydra: {{sweeper: {{params: {{method: vanilla, seed: '{seeds}'}}}}}}")
+    assert read(tmp_path).planned == []
 
 
 def test_planned_cells_come_from_multirun_yaml(tmp_path):
