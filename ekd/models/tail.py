@@ -25,3 +25,13 @@ def floored(log_tail: Array, named: Array, vocab: int) -> Array:
     raised = log_tail.clip(min=LOG_LEAST)
     raised[named >= vocab] = -math.inf
     return raised
+
+
+def entropy_between(known: np.ndarray, log_tail: np.ndarray, named: np.ndarray, vocab: int) -> np.ndarray:
+    """(R,) nats: the midpoint of what an entropy can be where only some of V ids are named. known: -sum p ln p of them.
+
+    At the least -tail ln tail is added to it (the tail is one id), at the most tail ln(V - k) more (it is flat).
+    """
+    tail = np.exp(log_tail)
+    unnamed = np.maximum(vocab - named, 1)
+    return known - tail * np.where(tail > 0, log_tail, 0.0) + tail * np.log(unnamed) / 2

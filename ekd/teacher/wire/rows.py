@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ekd.models.tail import floored
+from ekd.models.tail import entropy_between, floored
 from ekd.types import Request, Trace
 
 FAR = 1e6  # nats; a float32 softmax ends at 104
@@ -40,7 +40,6 @@ def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], f
     left = 1.0 - mass
     log_tail = floored(np.log(left, out=np.full_like(left, -np.inf), where=left > 0), named, vocab)
     log_tail[~valid] = -np.inf
-    tail = np.exp(log_tail)
     return Trace(
         key=request.key,
         problem_id=request.problem_id,
@@ -52,7 +51,7 @@ def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], f
         ids=np.array(flat_ids, dtype=np.int32),
         logprobs=logprobs.astype(np.float32),
         log_tail=log_tail.astype(np.float32),
-        entropy=_entropy(-np.add.reduceat(p * logprobs, starts), tail, log_tail, named, vocab).astype(np.float32),
+        entropy=entropy_between(-np.add.reduceat(p * logprobs, starts), log_tail, named, vocab).astype(np.float32),
         exact=False,
         valid=valid,
         log_norm=np.empty((len(ids), 0), dtype=np.float32),
@@ -72,12 +71,6 @@ def _finite(logprobs: list[float]) -> np.ndarray:
     if not set(map(type, logprobs)) <= {int, float} or not all(-FAR < value < FAR for value in logprobs):
         raise ValueError("the server gave a logprob that is no finite number: not a distribution")
     return np.array(logprobs, dtype=np.float64)
-
-
-def _entropy(known: np.ndarray, tail: np.ndarray, log_tail: np.ndarray, named: np.ndarray, vocab: int) -> np.ndarray:
-    """The midpoint of -sum p ln p - tail ln tail (the tail is one token) and that + tail ln(V-k) (it is flat)."""
-    unnamed = np.maximum(vocab - named, 1)
-    return known - tail * np.where(tail > 0, log_tail, 0.0) + tail * np.log(unnamed) / 2
 
 
 def _flatten(ids: Sequence[int], rows: Sequence[Row | None], vocab: int) -> tuple[list[int], list[float], list[int]]:

@@ -1,14 +1,11 @@
 """Texts and ids of one tokenizer, by bytes.
 
-A server names tokens by their text; a trace needs ids. A token's bytes are read from the vocabulary itself (decoding
-one id at a time would turn half a character into U+FFFD): GPT-2's map of bytes to printable characters for byte-level
-vocabularies, the <0xE2> tokens and the word mark for SentencePiece ones.
+A server names tokens by their text; a trace needs ids. What a token is in bytes is `ekd.translate.spelling`'s to say.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -17,9 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ekd.models.load import load_tokenizer
 from ekd.models.turn import end_of_turn
+from ekd.translate.spelling import BYTE_TOKEN, byte_level, bytes_of, plain_copy
 
-WORD_MARK = "\u2581"  # SentencePiece writes a space so
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>$")
 LOST = "\ufffd".encode()
 
 
@@ -43,10 +39,7 @@ class Vocabulary:
     @cached_property
     def bytes_of(self) -> dict[int, bytes]:
         """The bytes of every id that stands for text; special tokens (an end token, a role mark) stand for none."""
-        added = self.tokenizer.added_tokens_decoder
-        read = self._read_token
-        table = {i: read(token) for token, i in self.tokenizer.get_vocab().items() if i not in added}
-        return table | {i: token.content.encode() for i, token in added.items() if not token.special}
+        return bytes_of(self.tokenizer, self._byte_level)
 
     @cached_property
     def ids_of(self) -> dict[bytes, list[int]]:
@@ -123,12 +116,7 @@ class Vocabulary:
     @cached_property
     def _plain(self) -> Tokenizer:
         """A copy that neither normalises (a byte-level one needs none) nor sees special tokens in ordinary text."""
-        parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        if self._byte_level:
-            parts["normalizer"] = None
-        plain = Tokenizer.from_str(json.dumps(parts))
-        plain.encode_special_tokens = True
-        return plain
+        return plain_copy(json.loads(self.tokenizer.backend_tokenizer.to_str()), self._byte_level)
 
     @cached_property
     def _guard(self) -> str:
@@ -139,11 +127,9 @@ class Vocabulary:
     @cached_property
     def _byte_level(self) -> bool:
         parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        kinds = set(re.findall(r'"type": "(\w+)"', json.dumps([parts["decoder"], parts["pre_tokenizer"]])))
-        if "ByteLevel" in kinds:
-            return True
-        if "ByteFallback" in kinds or "Metaspace" in kinds:
-            return False
+        level = byte_level(parts)
+        if level is not None:
+            return level
         raise ValueError(
             f"the tokenizer {self.tokenizer.name_or_path!r} is neither byte-level nor SentencePiece, so the texts that "
             "a server sends cannot be matched to its ids; use teacher=hf"
@@ -152,14 +138,8 @@ class Vocabulary:
     @cached_property
     def _byte_tokens(self) -> set[int]:
         return {
-            i for token, i in self.tokenizer.get_vocab().items() if not self._byte_level and _BYTE_TOKEN.match(token)
+            i for token, i in self.tokenizer.get_vocab().items() if not self._byte_level and BYTE_TOKEN.match(token)
         }
-
-    def _read_token(self, token: str) -> bytes:
-        if self._byte_level:
-            return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else b""
-        byte = _BYTE_TOKEN.match(token)
-        return bytes([int(byte[1], 16)]) if byte else token.replace(WORD_MARK, " ").encode()
 
 
 @lru_cache(maxsize=4)
@@ -171,16 +151,6 @@ def vocabulary_of(name: str) -> Vocabulary:
             f"the tokenizer of {name!r} is not of the fast kind, which texts from a server need; use teacher=hf"
         )
     return Vocabulary(tokenizer)
-
-
-def _byte_of() -> dict[str, int]:
-    """GPT-2's map, backwards: printable bytes stand for themselves, the others for characters from 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
-
-
-_BYTE_OF = _byte_of()
 
 
 def is_text(spelling: bytes) -> bool:
