@@ -1,7 +1,7 @@
 """python -m ekd.evaluate: let a model solve held-out problems, and say how many it solved and how sure that is.
 
 python -m ekd.evaluate compare A B           two results, problem by problem
-python -m ekd.evaluate yardstick store=...   perplexity, KL to the teacher and calibration
+python -m ekd.evaluate perplexity store=...  perplexity, KL to the teacher and calibration
 python -m ekd.evaluate harness tasks=[...]   the tasks of lm-evaluation-harness
 """
 
@@ -31,25 +31,27 @@ def main(config: DictConfig) -> int:
     from ekd.models.load import load_tokenizer
 
     adopt(config, "dataset", "prompt")
-    exam, generator = build(config.exam), build(config.generator)
+    benchmark, generator = build(config.benchmark), build(config.generator)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
-    origin, dataset = generator.origin(), type(exam.dataset).__name__.lower()
-    folder = results(config, f"{dataset}-{exam.split}", exam.identity(origin, tokenizer))
-    solve = generator.solver(exam, tokenizer) if isinstance(generator, Generator) else exam.by_teacher(generator)
+    origin, dataset = generator.origin(), type(benchmark.dataset).__name__.lower()
+    folder = results(config, f"{dataset}-{benchmark.split}", benchmark.identity(origin, tokenizer))
+    solve = (
+        generator.solver(benchmark, tokenizer) if isinstance(generator, Generator) else benchmark.by_teacher(generator)
+    )
     who = str(config.run or origin.get("model") or config.student.model)
-    sitting = exam.sit(tokenizer, solve, folder / "answers.jsonl", who)
-    figures = exam.summary(sitting.answers)
-    report = {"who": who, "exam": exam.describe(), "model": origin}
-    title = f"{who} on {report['exam']['problems']} {exam.split} problems of {dataset}"
+    found = benchmark.run(tokenizer, solve, folder / "answers.jsonl", who)
+    figures = benchmark.summary(found.answers)
+    report = {"who": who, "benchmark": benchmark.describe(), "model": origin}
+    title = f"{who} on {report['benchmark']['problems']} {benchmark.split} problems of {dataset}"
     publish(config, folder, title, rows(figures), figures, report)
-    log(config, f"eval/{dataset}", figures, report, sitting.answers)
-    for failure in sitting.failures:
+    log(config, f"eval/{dataset}", figures, report, found.answers)
+    for failure in found.failures:
         print(visible(f"failed: problem {failure.problem_id}: {failure.reason}"))
     print(f"answers     {folder / 'answers.jsonl'}")
-    return 1 if sitting.failures else 0
+    return 1 if found.failures else 0
 
 
-def yardstick(config: DictConfig) -> int:
+def perplexity(config: DictConfig) -> int:
     from ekd.eval.perplexity import batched, measure, plain, reliability, rows
     from ekd.models.load import load_tokenizer
     from ekd.store.tokenizer import check_tokenizer
@@ -66,7 +68,7 @@ def yardstick(config: DictConfig) -> int:
     draws = bool(source.get("origin", {}).get("draws"))
     batches = batched(traces, origin["vocab"], config.max_tokens, draws=draws)
     reading = measure(loader.load(), batches)
-    folder = results(config, "yardstick", digest(origin, source))
+    folder = results(config, "perplexity", digest(origin, source))
     report = {"who": config.run or config.student.model, "source": source, "model": origin}
     publish(config, folder, f"{report['who']} on {source['what']}", rows(reading), plain(reading), report)
     (folder / "reliability.svg").write_text(reliability(reading))
@@ -102,14 +104,14 @@ def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tu
 
 
 def harness(config: DictConfig) -> int:
-    from ekd.eval.lm_eval import judge, rows
+    from ekd.eval.lm_eval import rows, run_tasks
     from ekd.models.load import load_tokenizer
 
     adopt(config)
     loader = build(config.loader)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
     options = {name: config[name] for name in ("shots", "chat", "limit", "batch_size", "seed", "include")}
-    figures, report = judge(loader.load, tokenizer, list(config.tasks), **options)
+    figures, report = run_tasks(loader.load, tokenizer, list(config.tasks), **options)
     origin = loader.origin()
     folder = results(config, "harness", digest(origin, list(config.tasks), options))
     who = str(config.run or config.student.model)
@@ -158,10 +160,12 @@ def results(config: DictConfig, what: str, identity: str) -> Path:
 
 
 def own(folder: Path, identity: str) -> Path:
-    """A folder that the user names may hold another exam's answers."""
+    """A folder that the user names may hold another benchmark's answers."""
     mark = folder / "identity"
     if mark.exists() and mark.read_text() != identity:
-        raise ValueError(f"out={folder} holds the results of another exam or model; name an empty folder, or drop out=")
+        raise ValueError(
+            f"out={folder} holds the results of another benchmark or model; name an empty folder, or drop out="
+        )
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(identity)
     return folder
@@ -211,7 +215,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-DOORS = {"yardstick": yardstick, "harness": harness}
+DOORS = {"perplexity": perplexity, "harness": harness}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:

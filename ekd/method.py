@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ekd.renamed import current_run
+
 # A wheel carries conf/ inside the package; a checkout has it beside.
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
@@ -122,6 +124,7 @@ ORIGINAL = VANILLA._replace(  # the band that the original says is best
 
 def method_of(config: Mapping[str, Any]) -> Method:
     """config: a run's, resolved, as run.json keeps it; of version 0.1, too."""
+    config = current_run({"config": config})["config"]
     student, selector = config["student"], part_of(config["selector"])
     loss, alpha = part_of(config["loss"]), float(student.get("alpha_ce") or 0)
     if alpha == 1 or loss.name == "cross_entropy":  # two spellings of one loss
@@ -138,7 +141,7 @@ def method_of(config: Mapping[str, Any]) -> Method:
         temperature=float(student.get("temperature") or 1),
         alpha_ce=alpha,
         tail=str(student.get("tail") or "bucket"),
-        unmatched=str(student.get("unmatched") or student.get("hard_rows") or "end"),
+        unmatched=str(student.get("unmatched") or "end"),
     )
 
 
@@ -205,7 +208,7 @@ def control_of(method: Method, shares: Mapping[Method, float]) -> Method | None:
     return min(near, key=lambda other: abs(shares[other] - own), default=None)
 
 
-def pairs_of(shares: Mapping[Method, float]) -> list[tuple[Method, Method]]:
+def comparisons_of(shares: Mapping[Method, float]) -> list[tuple[Method, Method]]:
     """Every comparison a sweep is made for: a method with itself on every token, and with its random control."""
     found = [(one, one.plain) for one in shares if one != one.plain and one.plain in shares]
     # Another loss on every token is a method, too: it is held against plain distillation.

@@ -1,4 +1,5 @@
-"""python -m ekd.train: trace what is missing, train the student on the chosen tokens, judge it, say what came out."""
+"""python -m ekd.train: trace what is missing, train the student on the chosen tokens, evaluate it, say what
+came out."""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
     from ekd.data.cached import TraceData
     from ekd.distill.student import Student
-    from ekd.eval.benchmark import Exam
+    from ekd.eval.benchmark import Benchmark
 
 
 def main(config: DictConfig) -> int:
     import lightning as L
     from torch import get_num_threads
 
-    from ekd.distill.compatibility import check_pairs
+    from ekd.distill.compatibility import check_compatibility
     from ekd.distill.run_folder import hold
     from ekd.distill.strategy import check_strategy
     from ekd.models.checkpoint import Checkpoints, deciding
@@ -37,9 +38,9 @@ def main(config: DictConfig) -> int:
     peak_memory(reset=True)
     L.seed_everything(config.seed, workers=True, verbose=False)
     check_start(config)
-    data, student, exam = build(config.data), build(config.student), build(config.exam)
-    exam.questions()  # what cannot be judged is said before anything is traced
-    check_pairs(data, student)
+    data, student, benchmark = build(config.data), build(config.student), build(config.benchmark)
+    benchmark.questions()  # what cannot be asked is said before anything is traced
+    check_compatibility(data, student)
     student.check_budget(config.trainer.max_steps)
     memory = plan_memory(config, data, student) if config.plan else {}
     if config.plan is True:
@@ -54,14 +55,14 @@ def main(config: DictConfig) -> int:
     own = deciding(resolved, student=made["student"], ranks=trainer.world_size)
     trainer.strategy.checkpoint_io = Checkpoints(own, config.trainer.max_steps)
     with hold(run, wait=HydraConfig.get().mode == RunMode.MULTIRUN) if trainer.is_global_zero else nullcontext():
-        return go(config, run, made, (data, student, exam), trainer, callbacks, began, memory)
+        return go(config, run, made, (data, student, benchmark), trainer, callbacks, began, memory)
 
 
 def go(
     config: DictConfig,
     run: Path,
     made: dict[str, Any],
-    parts: tuple[TraceData, Student, Exam],
+    parts: tuple[TraceData, Student, Benchmark],
     trainer: L.Trainer,
     callbacks: dict[str, Any],
     began: float,
@@ -72,7 +73,7 @@ def go(
     from ekd.distill.run_folder import make_room, standing
     from ekd.files import make_folder, write_json
 
-    data, student, exam = parts
+    data, student, benchmark = parts
     now = standing(run, made)
     if now.finished:
         print(f"finished before, with the same config and code: {run / 'metrics.json'}")
@@ -97,12 +98,13 @@ def go(
             make_folder(run / "student", partial(save_student, student, data))
         figures = {
             **{"before": student.before, "after": after, "train": trained(student)},
-            **{"exams": judge(config, exam, data, student, run), "trace_entropy": data.entropy_histogram()},
+            "benchmark": run_benchmark(config, benchmark, data, student, run),
+            "trace_entropy": data.entropy_histogram(),
             **{"peak_memory_gb": peak_memory(), "minutes": student.minutes + (monotonic() - began) / 60},
             "step_memory_gb": memory | {"measured": peak} if memory else {},
         }
         made |= {"start": student.start, "traces": str(data.store.path)}  # of a run that went on: what it began with
-        logged = keep(run, {"figures": figures, **made}, trainer, exam)
+        logged = keep(run, {"figures": figures, **made}, trainer, benchmark)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *logged, sep="\n")
@@ -124,10 +126,10 @@ def check_start(config: DictConfig) -> None:
 
 def save_student(student: Student, data: TraceData, folder: Path) -> None:
     student.save(folder)
-    data.collector.spoken.save_pretrained(folder)
+    data.collector.student_tokenizer.save_pretrained(folder)
 
 
-def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> list[str]:
+def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, benchmark: Benchmark) -> list[str]:
     """What came out: in metrics.json, with the loggers, as a page, and as a table. -> lines on where that is."""
     from rich import print as show
 
@@ -138,8 +140,10 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, exam: Exam) -> 
 
     figures = outcome["figures"]
     write_json(run / "metrics.json", outcome)
-    marks = flat(figures["exams"], type(exam.dataset).__name__.lower())
-    logged = log_outcome(trainer.loggers, outcome, marks, exam.questions(), run / "answers.jsonl", trainer.global_step)
+    metrics = flat(figures["benchmark"], type(benchmark.dataset).__name__.lower())
+    logged = log_outcome(
+        trainer.loggers, outcome, metrics, benchmark.questions(), run / "answers.jsonl", trainer.global_step
+    )
     show(table(figures))
     return [f"report      {run_page(run)}", *logged]
 
@@ -176,12 +180,8 @@ def tidy(checkpoint: ModelCheckpoint, *, keep: bool) -> str:
     if keep:
         return checkpoint.last_model_path or "none"
     folder = Path(str(checkpoint.dirpath))
-    for pattern in (
-        "step*.ckpt",
-        "last*.ckpt",
-        "interrupted.ckpt",
-        "trained.ckpt",
-    ):  # not what another callback wrote for keeps
+    # not what another callback wrote for keeps
+    for pattern in ("step*.ckpt", "last*.ckpt", "interrupted.ckpt", "trained.ckpt"):
         for file in folder.glob(pattern):
             file.unlink()
     if folder.exists() and not any(folder.iterdir()):
@@ -251,33 +251,36 @@ def starts_ranks(trainer: L.Trainer) -> bool:
     return trainer.world_size > 1 and ranks is not None and not ranks.creates_processes_externally
 
 
-def judge(config: DictConfig, exam: Exam, data: TraceData, student: Student, run: Path) -> dict[str, dict[str, float]]:
+def run_benchmark(
+    config: DictConfig, benchmark: Benchmark, data: TraceData, student: Student, run: Path
+) -> dict[str, dict[str, float]]:
     """The teacher's and the untrained student's answers are kept for the next run; they do not change."""
+    from ekd.eval.answers import kept_file
     from ekd.models.load import pick_device
-    from ekd.models.source import home
 
-    if exam.problems == 0:
+    if benchmark.problems == 0:
         return {}
-    tokenizer, teacher, kept = data.collector.spoken, data.collector.teacher, home() / "exams"
+    tokenizer, teacher = data.collector.student_tokenizer, data.collector.teacher
     device = pick_device("auto")
-    pupil: Any = student  # the type that transformers gives to a model's `to` is not callable
-    sittings: dict[str, Any] = {}
-    if config.judge.teacher:
-        path = kept / f"{exam.identity(teacher.origin(), tokenizer)}.jsonl"
-        sittings["teacher"] = (exam.by_teacher(teacher), path)
-    if config.judge.before and config.ckpt_from is None:  # else it is not what training began with
-        path = kept / f"{exam.identity(student.origin(), tokenizer)}.jsonl"
-        sittings["student before"] = (exam.by_model(lambda: pupil.load().to(device), tokenizer), path)
-    trained = exam.by_model(lambda: pupil.model.to(device), tokenizer)
-    sittings["student after"] = (trained, run / "answers.jsonl")
-    return {who: exam.summary(exam.sit(tokenizer, solve, path, who).answers) for who, (solve, path) in sittings.items()}
+    loaded: Any = student  # the type that transformers gives to a model's `to` is not callable
+    evaluated: dict[str, Any] = {}
+    if config.baselines.teacher:
+        path = kept_file(benchmark.identity(teacher.origin(), tokenizer))
+        evaluated["teacher"] = (benchmark.by_teacher(teacher), path)
+    if config.baselines.before and config.ckpt_from is None:  # else it is not what training began with
+        path = kept_file(benchmark.identity(student.origin(), tokenizer))
+        evaluated["student before"] = (benchmark.by_model(lambda: loaded.load().to(device), tokenizer), path)
+    trained = benchmark.by_model(lambda: loaded.model.to(device), tokenizer)
+    evaluated["student after"] = (trained, run / "answers.jsonl")
+    answers = {who: benchmark.run(tokenizer, solve, path, who).answers for who, (solve, path) in evaluated.items()}
+    return {who: benchmark.summary(given) for who, given in answers.items()}
 
 
-def flat(exams: dict[str, dict[str, float]], dataset: str) -> dict[str, float]:
+def flat(found: dict[str, dict[str, float]], dataset: str) -> dict[str, float]:
     """Metric names are paths: eval/arithmetic/student_after/accuracy."""
     return {
         f"eval/{dataset}/{who.replace(' ', '_')}/{name}": float(value)
-        for who, result in exams.items()
+        for who, result in found.items()
         for name, value in result.items()
     }
 

@@ -38,7 +38,7 @@ class Trace(NamedTuple):
 
     Row r belongs to response token r: it is the distribution that *predicted* that token. Rows are ragged and lie flat,
     one after the other. **The first entry of a row is the token that came next**; the others follow by falling
-    probability. A hard row (valid = False) knows nothing but its token: one entry, logprob 0, no tail.
+    probability. An unmatched row (valid = False) knows nothing but its token: one entry, logprob 0, no tail.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Trace(NamedTuple):
     log_tail: np.ndarray  # (n,) float32, ln of the mass that the row does not name; -inf when it names all
     entropy: np.ndarray  # (n,) float32, nats, of the whole distribution
     exact: bool  # entropy is exact; False: the midpoint of its bounds (a server that gives only k ids)
-    valid: np.ndarray  # (n,) bool, False = hard row
+    valid: np.ndarray  # (n,) bool, False = unmatched row
     log_norm: np.ndarray  # (n, temperatures) float32, ln sum_j p_j^(1/T) for each temperature the store lists
 
 
@@ -84,7 +84,7 @@ class Rows(NamedTuple):
     length: Tensor  # (R,) n, response tokens of its sequence
     target: Tensor  # (R,) the token that came next
     end: Tensor  # (R,) bool, the target is the end token that closes the answer
-    valid: Tensor  # (R,) bool, False = hard row: no teacher distribution
+    valid: Tensor  # (R,) bool, False = unmatched row: no teacher distribution
     teacher_ids: Tensor  # (R, K) int64, -1 where a row has fewer
     teacher_logprobs: Tensor  # (R, K+1) float32 at temperature 1, -inf where there is nothing
     teacher_entropy: Tensor  # (R,) nats, temperature 1

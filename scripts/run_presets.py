@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from methods_table import ROOT, presets, table
 
-SETTING = ["exam.problems=0", "trainer.val_check_interval=1000000", "trainer.log_every_n_steps=1"]
+SETTING = ["benchmark.problems=0", "trainer.val_check_interval=1000000", "trainer.log_every_n_steps=1"]
 
 
 class Result(NamedTuple):

@@ -33,7 +33,7 @@ from ekd.models import checkpoint
 from ekd.models.load import load_model
 
 WORDS = [
-    *("experiment=tiny", "selector=topk", "signal=student_entropy", "trainer.max_steps=12", "exam.problems=0"),
+    *("experiment=tiny", "selector=topk", "signal=student_entropy", "trainer.max_steps=12", "benchmark.problems=0"),
     *("trainer.val_check_interval=4", "callback.checkpoint.every_n_train_steps=2", "+callback.progress.refresh_rate=0"),
 ]
 

@@ -71,7 +71,7 @@ def made(method: str, seed: int, kl: float, **changes: Any) -> dict[str, Any]:
             "supervised_tokens": int(30_000 * share(method)),
             "tokens_per_second": 400.0,
         },
-        "exams": {},
+        "benchmark": {},
         "peak_memory_gb": 2.5,
         "minutes": 3.0,
         "trace_entropy": {"edges": [0, 0.5, 1, 1.5, 2, 2.5, 3], "counts": [5000, 900, 400, 200, 80, 20]},

@@ -14,7 +14,7 @@ def fake_trace(
     most: int = 12,
     temperatures: tuple[float, ...] = (),
     draws: int = 0,
-    hard: float = 0.1,
+    unmatched: float = 0.1,
     exact: bool = True,
     scale: float = 4.0,
 ) -> Trace:
@@ -24,7 +24,7 @@ def fake_trace(
     log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
     p = np.exp(log_p)
     response = np.array([random.choice(vocab, p=row) for row in p], np.int32).reshape(rows)
-    valid = random.random(rows) >= hard
+    valid = random.random(rows) >= unmatched
     known = [
         one(log_p[r], int(response[r]), most, draws, random) if valid[r] else only(response[r]) for r in range(rows)
     ]

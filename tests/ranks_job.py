@@ -18,7 +18,7 @@ from ekd.selector.topk import TopK
 from ekd.types import Batch, Trace
 
 
-def hard(trace: Trace) -> Trace:
+def unmatched(trace: Trace) -> Trace:
     """As a teacher over the wire leaves it that recognised none of its own tokens."""
     n = len(trace.response_ids)
     zero, ones = np.zeros(n, np.float32), np.ones(n, np.int32)
@@ -29,27 +29,27 @@ def hard(trace: Trace) -> Trace:
 def batches(rank: int, ranks: int, merge: int) -> list[Batch]:
     """This rank's; `merge` neighbours make one big batch."""
     made = traces(12, teacher=hf(mode="score"))
-    parts = [made[:3], [hard(t) for t in made[3:6]], made[6:9], made[9:]]
+    parts = [made[:3], [unmatched(t) for t in made[3:6]], made[6:9], made[9:]]
     groups = [parts[i : i + merge] for i in range(rank * merge, 4, ranks * merge)]
     return [Collate(272)([trace for part in group for trace in part]) for group in groups]
 
 
 def main(ranks: int, accumulate: int, merge: int, out: str) -> None:
-    pupil = student(hard_rows="none", selector=TopK(k_percent=40, scope="sequence"))
-    del pupil.log
+    module = student(unmatched="none", selector=TopK(k_percent=40, scope="sequence"))
+    del module.log
     trainer = L.Trainer(
         accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", accumulate_grad_batches=accumulate,
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, gradient_clip_val=1.0,
     )  # fmt: skip
-    trainer.fit(pupil, torch.utils.data.DataLoader(batches(trainer.global_rank, ranks, merge), batch_size=None))
+    trainer.fit(module, torch.utils.data.DataLoader(batches(trainer.global_rank, ranks, merge), batch_size=None))
     if trainer.is_global_zero:
         counts = {
-            "supervised": pupil.supervised,
-            "offered": pupil.offered,
+            "supervised": module.supervised,
+            "offered": module.offered,
             "loss": trainer.logged_metrics["train/loss"],
         }
-        torch.save({**counts, **pupil.model.state_dict()}, out)
+        torch.save({**counts, **module.model.state_dict()}, out)
 
 
 if __name__ == "__main__":

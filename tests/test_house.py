@@ -74,7 +74,7 @@ def test_every_config_builds_what_it_names(file, tmp_path, monkeypatch):
 def test_every_preset_composes_and_builds(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = composed(name)
-    for group in ("teacher", "dataset", "signal", "selector", "loss", "student", "data", "exam", "trainer"):
+    for group in ("teacher", "dataset", "signal", "selector", "loss", "student", "data", "benchmark", "trainer"):
         assert resolved(config, group) is not None
     text = (CONF / f"{name.replace('=', '/')}.yaml").read_text()
     assert text.startswith("# @package _global_\n#"), "a preset says what it is on its second line"

@@ -71,7 +71,7 @@ def test_a_file_of_conf_method_is_called_what_it_is(file: Path) -> None:
 def test_equal_methods_are_equal_values_whatever_repeats_or_cuts_the_work() -> None:
     same = ("seed=3", "student.head_mb=7", "student.optimizer.lr=1e-4", "data.max_tokens=99", "teacher.model=tiny")
     assert method(*same, "selector=random", "selector.seed=5") == method("selector=random")
-    assert len({method(), method("student.hard_rows=all"), method("student.tail=renormalise")}) == 3
+    assert len({method(), method("student.unmatched=all"), method("student.tail=renormalise")}) == 3
     assert (method(), method("method=bucket_70_80"), method("method=teacher_free")) == (VANILLA, ORIGINAL, TEACHER_FREE)
 
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ekd.distill.compatibility import check_pairs
+from ekd.distill.compatibility import check_compatibility
 
 ROOT = Path(__file__).parents[1]
 GROUPS = ("signal", "selector", "loss")
@@ -94,7 +94,7 @@ def test_a_preset_takes_a_few_steps_and_what_it_pays_stays_a_price(path: Path) -
         f"experiment=[tiny,{path.stem}]", "trainer.max_steps=3", "data.train_problems=12", "data.val_problems=2"
     )
     data, student = (instantiate(config[group], _convert_="all") for group in ("data", "student"))
-    check_pairs(data, student)
+    check_compatibility(data, student)
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=3, num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,

@@ -109,8 +109,8 @@ def test_five_actors_of_ones_own_take_one_file_and_one_yaml_each(tmp_path):
     words = [
         *("--config-dir", str(tmp_path / "conf"), "teacher=parrot", "dataset=doubles", "signal=margin"),
         *("selector=first", "selector.rows=3", "loss=squared", "student.model=tiny", "data.train_problems=8"),
-        *("data.val_problems=4", "exam.problems=4", "exam.max_new_tokens=8", "trainer.max_steps=2"),
-        *("trainer.accelerator=cpu", "trainer.val_check_interval=2", "hydra.run.dir=run", "judge.teacher=false"),
+        *("data.val_problems=4", "benchmark.problems=4", "benchmark.max_new_tokens=8", "trainer.max_steps=2"),
+        *("trainer.accelerator=cpu", "trainer.val_check_interval=2", "hydra.run.dir=run", "baselines.teacher=false"),
     ]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "EKD_HOME": str(tmp_path / "home")}
     done = subprocess.run(
@@ -120,5 +120,5 @@ def test_five_actors_of_ones_own_take_one_file_and_one_yaml_each(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     made = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert made["method"] == "first_rows_3-margin-squared"
-    assert made["figures"]["exams"]["student after"]["problems"] == 4
+    assert made["figures"]["benchmark"]["student after"]["problems"] == 4
     assert 0 < made["figures"]["train"]["selected"] < 1

@@ -21,6 +21,7 @@ from ekd.cli.conf import CONF, composed, having, like, top
 from ekd.cli.kinds import check_kinds
 from ekd.cli.words import SHARES, check_secret, elsewhere, read, replaced, values
 from ekd.mistakes import mandatory, sentence
+from ekd.renamed import current_key
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
@@ -59,6 +60,8 @@ def settle(config: Any, path: str = "") -> Any:
         at = f"{path}.{key}".lstrip(".")
         if OmegaConf.is_missing(config, key) or at == "hydra":
             continue
+        if (now := current_key(at)) != at:  # of a yaml of the user's own
+            raise ValueError(f"{at} has a new name: write {now}")
         points = OmegaConf.is_interpolation(config, key)  # what it leads to is written, too, if it leads anywhere
         value = OmegaConf.select(config, str(key), throw_on_resolution_failure=False) if points else config[key]
         check_secret(at, value)
@@ -96,7 +99,7 @@ def _check_composed(name: str, chosen: list[Override]) -> DictConfig:
         config = deepcopy(composed(name, words))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(_explain(name, words, error)) from error
-    # A preset may hold values for other doors (experiment=tiny has an exam, and ekd.trace none); a word may not.
+    # A preset may hold values for other doors (experiment=tiny has a benchmark, and ekd.trace none); a word may not.
     typed = {word.key_or_group.split("@")[0].split("/")[0].split(".")[0] for word in chosen}
     if idle := sorted(typed & set(map(str, config)) - {"hydra", *top(name)}):
         raise ValueError(f"nothing reads {idle[0]!r}: {like(name, idle[0])}")

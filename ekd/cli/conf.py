@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ekd.method import CONF
 
 PACKAGE = Path(__file__).parents[1]
-DOORS = {"yardstick": "evaluate yardstick", "harness": "evaluate harness"}
+DOORS = {"perplexity": "evaluate perplexity", "harness": "evaluate harness"}
 
 
 @cache

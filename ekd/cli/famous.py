@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SIZE = "data.max_tokens, a budget of tokens a batch (trainer.accumulate_grad_batches=4 for larger steps)"
 STEPS = "trainer.max_steps=1000, or +trainer.max_epochs=3 trainer.max_steps=-1"
-LENGTH = "data.max_tokens (of a batch in training), teacher.max_new_tokens or exam.max_new_tokens (of an answer)"
+LENGTH = "data.max_tokens (of a batch in training), teacher.max_new_tokens or benchmark.max_new_tokens (of an answer)"
 TOP = "selector=topk selector.k_percent=20, a share of the tokens in percent"
 DEVICES = "trainer.devices=2 trainer.accelerator=gpu"
 PRECISION = "trainer.precision=bf16-mixed, and student.dtype or teacher.dtype of the weights"
@@ -71,11 +71,11 @@ FAMOUS: dict[str, str] = {
     "student_model": "student.model=NAME",
     "tokenizer": "data.collector.tokenizer, by default the student's own (student.model)",
     "layers": "student.layers=all, or a list such as student.layers=[0,5,29]",
-    "temperature": "student.temperature (of the loss), teacher.temperature (of generation) or exam.temperature",
+    "temperature": "student.temperature (of the loss), teacher.temperature (of generation) or benchmark.temperature",
     "kd_temperature": "student.temperature=2 teacher.temperatures=[2.0], so that the traces know the tail at 2",
-    "temp": "student.temperature (of the loss), teacher.temperature (of generation) or exam.temperature",
-    "t": "student.temperature (of the loss), teacher.temperature (of generation) or exam.temperature",
-    "top_p": "teacher.top_p or exam.top_p",
+    "temp": "student.temperature (of the loss), teacher.temperature (of generation) or benchmark.temperature",
+    "t": "student.temperature (of the loss), teacher.temperature (of generation) or benchmark.temperature",
+    "top_p": "teacher.top_p or benchmark.top_p",
     "alpha": "student.alpha_ce=0.1, the share of cross entropy",
     "alpha_ce": "student.alpha_ce=0.1, the share of cross entropy",
     "beta": "a value of a loss, as in loss=jsd loss.beta=0.5",

@@ -23,9 +23,9 @@ WORDS = {
 # The keys that no constructor is given, alike in every door.
 PLAIN: dict[str, Any] = {
     "seed": int, "ckpt": str | None, "run": str | None, "out": str | None, "store": str | None, "sweep": str | None,
-    "traces": str | None, "save_student": bool, "keep_checkpoints": bool, "plan_gb": float, "judge": dict[str, bool],
-    "controls": bool, "ckpt_from": str | None, "split": str, "problems": int | None, "text": str | list[str] | None,
-    "window": int, "max_tokens": int,
+    "traces": str | None, "save_student": bool, "keep_checkpoints": bool, "plan_gb": float,
+    "baselines": dict[str, bool], "controls": bool, "ckpt_from": str | None, "split": str, "problems": int | None,
+    "text": str | list[str] | None, "window": int, "max_tokens": int,
     "tasks": list[str], "include": str | None, "shots": int | None, "chat": bool, "limit": int | None,
     "batch_size": int, "top": int, "tokenizer": str | None, "trust_remote_code": bool, "format": str,
     "name": str | None, "dtype": str | None, "converter": str | None, "outtype": str,

@@ -19,20 +19,20 @@ BINS = ["nats", "tokens", "from", "to"]  # of a histogram; nats: a bin's middle
 def log_outcome(
     loggers: Sequence[Logger],
     outcome: Mapping[str, Any],
-    marks: Mapping[str, float],
+    metrics: Mapping[str, float],
     problems: Sequence[Problem],
     answers: Path,
     step: int,
 ) -> list[str]:
-    """outcome: what metrics.json holds. marks: eval/*, of the exams. problems: of the exam. answers: the student's,
-    JSONL; may be absent. Closes the loggers; returns a line on each W&B run: its page, or how to upload it.
+    """outcome: what metrics.json holds. metrics: eval/*. problems: of the benchmark. answers: the student's, JSONL; may
+    be absent. Closes the loggers; returns a line on each W&B run: its page, or how to upload it.
     """
     figures = outcome["figures"]
     tables = {"answers": (COLUMNS, sample(problems, list(read(answers).values())))}
     if "trace_entropy" in figures:
         tables["trace_entropy"] = (BINS, bins(**figures["trace_entropy"]))
     for logger in loggers:
-        logger.log_metrics({**marks, **headline(outcome)}, step=step)
+        logger.log_metrics({**metrics, **headline(outcome)}, step=step)
         if isinstance(logger, WandbLogger):
             for name, (columns, rows) in tables.items():
                 logger.log_table(name, columns, rows, step=step)
@@ -54,8 +54,8 @@ def headline(outcome: Mapping[str, Any]) -> dict[str, float]:
     }
     if figures["before"]:
         found["run/kl_before"] = figures["before"]["val/kl"]
-    if exam := figures["exams"].get("student after"):
-        found |= {f"run/{name}": exam[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}
+    if benchmark := figures["benchmark"].get("student after"):
+        found |= {f"run/{name}": benchmark[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}
     if "lower" in selector and "upper" in selector:
         lower, upper = selector["lower"], selector["upper"]
         bounds = {"lower": lower, "upper": upper, "width": upper - lower, "centre": (lower + upper) / 2}
@@ -64,7 +64,7 @@ def headline(outcome: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sample(problems: Sequence[Problem], answers: Sequence[Answer]) -> list[list[Any]]:
-    """Rows of COLUMNS: the first answers of the exam, as they came."""
+    """Rows of COLUMNS: the first answers of the benchmark, as they came."""
     questions = {problem.id: problem.question for problem in problems}
     return [
         [a.problem_id, questions[a.problem_id], a.reference, a.text, a.extracted, a.status == "correct", a.tokens]

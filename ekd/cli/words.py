@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 
 from ekd.cli.conf import CONF, composed, door_of, like, options, top
 from ekd.cli.famous import here
+from ekd.renamed import current_word
 
 # Hydra's own flags, and which of them take the word that follows.
 FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--multirun", "-m", "--shell-completion", "-sc")
@@ -37,6 +38,7 @@ ENVIRONMENT = (
 def read(name: str, words: list[str]) -> list[Override]:
     """The words that are values, parsed. Raises ValueError, a sentence."""
     for word in words:
+        check_renamed(word)
         key, given, value = word.partition("=")
         whole = not given or not re.fullmatch(r"[\w.@/+~-]+", key)
         check_secret("an argument" if whole else key.lstrip("+~-"), word if whole else value)
@@ -47,6 +49,11 @@ def read(name: str, words: list[str]) -> list[Override]:
             _check_choices(name, override)
             _check_top(name, override)
     return overrides
+
+
+def check_renamed(word: str) -> None:
+    if (now := current_word(word)) != word:
+        raise ValueError(f"{word} has a new name: write {now}")
 
 
 def elsewhere(words: list[str]) -> bool:

@@ -93,7 +93,7 @@ class TraceData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.store = self.collector.open()
-        check_tokenizer(self.store.origin, self.collector.spoken)
+        check_tokenizer(self.store.origin, self.collector.student_tokenizer)
 
     def train_dataloader(self) -> DataLoader[Trace]:
         traces = self._traces("train")

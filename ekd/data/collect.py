@@ -66,17 +66,19 @@ class Collector:
         """What made the traces; a store made by anything else is refused."""
         teacher = self.teacher.origin()
         drawn = {"draws": teacher["draws"]} if teacher.get("draws") else {}
-        end = end_of_turn(self.spoken)  # said where the template ends a turn otherwise than the tokenizer a text
+        end = end_of_turn(
+            self.student_tokenizer
+        )  # said where the template ends a turn otherwise than the tokenizer a text
         return {
             **drawn,
-            **({"end": end} if end != self.spoken.eos_token_id else {}),
-            "vocab": teacher.get("vocab") or len(self.spoken),
+            **({"end": end} if end != self.student_tokenizer.eos_token_id else {}),
+            "vocab": teacher.get("vocab") or len(self.student_tokenizer),
             "temperatures": teacher.get("temperatures", []),
             "teacher": teacher,
             "dataset": type(self.dataset).__name__,
             "prompt": asdict(self.prompt),
-            "template": hashlib.sha256(str(self.spoken.chat_template).encode()).hexdigest(),
-            "tokenizer": tokenizer_fingerprint(self.spoken),
+            "template": hashlib.sha256(str(self.student_tokenizer.chat_template).encode()).hexdigest(),
+            "tokenizer": tokenizer_fingerprint(self.student_tokenizer),
         }
 
     def open(self) -> Store:
@@ -121,7 +123,7 @@ class Collector:
         return problems[:count]
 
     def _requests(self, problem: Problem, examples: Sequence[Problem]) -> list[Request]:
-        prompt_ids = self.prompt.ids(self.spoken, problem, examples)
+        prompt_ids = self.prompt.ids(self.student_tokenizer, problem, examples)
         if not problem.question:
             return self._text_requests(problem, prompt_ids)
         if self.teacher.mode != "score":
@@ -130,7 +132,7 @@ class Collector:
             raise ValueError(
                 f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
             )
-        response = self.prompt.answer_ids(self.spoken, problem.solution, prompt_ids)
+        response = self.prompt.answer_ids(self.student_tokenizer, problem.solution, prompt_ids)
         return [self._request(problem, prompt_ids, response, 0)]
 
     def _text_requests(self, document: Problem, prompt_ids: list[int]) -> list[Request]:
@@ -139,7 +141,10 @@ class Collector:
             raise ValueError(
                 f"{document.id} is plain text, which a teacher reads and does not answer: set teacher.mode=score"
             )
-        ids, end = self.spoken.encode(document.solution, add_special_tokens=False), self.spoken.eos_token_id
+        ids, end = (
+            self.student_tokenizer.encode(document.solution, add_special_tokens=False),
+            self.student_tokenizer.eos_token_id,
+        )
         ids = ids if end is None else [*ids, end]
         cuts = range(0, len(ids), self.text_tokens)
         pieces = [document._replace(id=f"{document.id}:{n}") for n in range(1, len(cuts) + 1)]
@@ -152,7 +157,7 @@ class Collector:
         return Request(digest[:32], problem.id, sample, int(digest[:12], 16), prompt_ids, response)
 
     @cached_property
-    def spoken(self) -> PreTrainedTokenizerBase:
+    def student_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the traces; loaded at first use."""
         return load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
 
@@ -168,7 +173,7 @@ class Collector:
         if self.teacher.tokenizer is None or self.teacher.tokenizer == self.tokenizer:
             return
         theirs = load_tokenizer(self.teacher.tokenizer, trust_remote_code=self.trust_remote_code)
-        check_tokenizer({"tokenizer": tokenizer_fingerprint(theirs)}, self.spoken)
+        check_tokenizer({"tokenizer": tokenizer_fingerprint(theirs)}, self.student_tokenizer)
 
     def _trace(self, store: Store, missing: list[Request], split: str) -> list[Failure]:
         self._check_teacher()

@@ -22,7 +22,7 @@ class Corpus:
     `separator`); or the first `documents` of a hub dataset, read as a stream.
 
     Documents are whole here; the collector cuts what is longer than `data.collector.text_tokens`. Text has no answer to
-    grade, so this needs a teacher that scores, and no exam.
+    grade, so this needs a teacher that scores, and no benchmark.
     """
 
     train: str | list[str] | None

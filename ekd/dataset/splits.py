@@ -18,7 +18,7 @@ class NoSplit(ValueError):
 
 def check_split(name: str, split: str, has: Collection[str]) -> None:
     if split not in has:
-        way = "; exam.problems=0 leaves the exam out" if split == "test" else ""
+        way = "; benchmark.problems=0 leaves the benchmark out" if split == "test" else ""
         raise NoSplit(f"dataset {name} has no split {split!r}; it has: {', '.join(has)}{way}")
 
 

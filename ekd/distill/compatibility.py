@@ -26,7 +26,7 @@ class Drawn(Protocol):
     draws: int  # 0: it does not
 
 
-def check_pairs(data: TraceData, student: Student) -> None:
+def check_compatibility(data: TraceData, student: Student) -> None:
     """Raises ValueError, one sentence that says what would work."""
     teacher = data.collector.teacher
     temperature = student.pricing["temperature"]

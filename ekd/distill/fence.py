@@ -15,6 +15,7 @@ from typing import Any
 
 from ekd.files import read_json
 from ekd.outside import check_tree
+from ekd.renamed import CLASSES, current_run
 
 FILES = ("run.json", "metrics.json", "answers.jsonl", "failed.txt", "student", "report", "eval", "export")
 # What commands take from a run's config, and what may be built in it: classes of a room (any file of it) or a module.
@@ -38,7 +39,7 @@ def config_of(run: Path) -> dict[str, Any]:
 def part_of(run: Path, name: str, part: str) -> dict[str, Any]:
     """A part of one of the run's JSON files."""
     check_run(run)
-    found = read_json(run / name)
+    found = current_run(read_json(run / name))
     if not isinstance(found.get(part), dict):
         raise ValueError(f"{run / name} holds no {part!r}: no training run wrote it; give another run")
     return dict(found[part])
@@ -66,13 +67,6 @@ def plain(config: dict[str, Any], part: str, *, decided: Mapping[str, Any], own:
     return checked if own is None else checked | {"_target_": own}
 
 
-# What a run of version 0.1 calls the classes that have moved since.
-MOVED = {
-    "ekd.collect.Collector": "ekd.data.collect.Collector",
-    "ekd.prompt.Prompt": "ekd.models.prompt.Prompt",
-}
-
-
 class Refused:
     """Stands for what a config does not hold; null is a value."""
 
@@ -97,7 +91,7 @@ def _entry(key: str, value: Any, part: str, decided: Mapping[str, Any], where: s
 
 def _target(name: Any, part: str, where: str) -> str:
     """Only a class that a room itself defines: not what its files import, and no function."""
-    name = MOVED.get(name, name) if isinstance(name, str) else name
+    name = CLASSES.get(name, name) if isinstance(name, str) else name
     known = re.fullmatch(r"ekd\.((\w+\.)\w+)\.([A-Z]\w*)", name) if isinstance(name, str) else None
     if known is None or not {known[1], known[2]} & set(USES[part]) or not _defined(*str(name).rsplit(".", 1)):
         raise ValueError(f"the run's {where} is {name!r}, which is no class of ekd for it: {_way_out(part)}")

@@ -27,7 +27,7 @@ from ekd.models.rows import at_temperature, matched, where
 from ekd.models.source import identity
 from ekd.types import Batch, Importance, Learns, Loss, Reviews, Rows, Selector, Signal
 
-HARD_ROWS = ("end", "all", "none")
+UNMATCHED = ("end", "all", "none")
 
 
 class Student(L.LightningModule):
@@ -39,7 +39,7 @@ class Student(L.LightningModule):
     schedule, warmup: a name of transformers' `get_scheduler`, and the share of the steps it rises. supervised_tokens:
     the run ends after learning from so many, and the schedule runs over them; None: over the steps. grad_limit: a
     longer gradient, before it is clipped, stops the run; None: only one that is not finite. temperature,
-    alpha_ce, tail, head_mb: see `ekd.models.head.distill`. hard_rows: which rows without a teacher distribution are
+    alpha_ce, tail, head_mb: see `ekd.models.head.distill`. unmatched: which rows without a teacher distribution are
     priced by cross entropy: end (the end token, so that the student learns to stop), all or none.
     """
 
@@ -65,7 +65,7 @@ class Student(L.LightningModule):
         temperature: float,
         alpha_ce: float,
         tail: str,
-        hard_rows: str,
+        unmatched: str,
         head_mb: float,
         optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
         schedule: str,
@@ -74,7 +74,7 @@ class Student(L.LightningModule):
         grad_limit: float | None,
     ) -> None:
         super().__init__()
-        check_values(temperature, alpha_ce, tail, hard_rows, warmup, supervised_tokens, grad_limit)
+        check_values(temperature, alpha_ce, tail, unmatched, warmup, supervised_tokens, grad_limit)
         if quantize and lora is None:
             raise ValueError(
                 f"student.quantize={quantize} freezes the weights, so something else has to learn: student=qlora"
@@ -86,7 +86,7 @@ class Student(L.LightningModule):
         self.strict_loading = lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
         self.pricing = dict[str, Any](temperature=temperature, alpha_ce=alpha_ce, tail=tail, budget_mb=head_mb)
-        self.hard_rows, self.optimizer, self.schedule, self.warmup = hard_rows, optimizer, schedule, warmup
+        self.unmatched, self.optimizer, self.schedule, self.warmup = unmatched, optimizer, schedule, warmup
         self.supervised_tokens, self.grad_limit = supervised_tokens, grad_limit
         self.model: PreTrainedModel | None = None
         self.tally = torch.zeros(6)  # of this rank since the last step; see `_count`. No buffer: DDP would overwrite it
@@ -200,7 +200,7 @@ class Student(L.LightningModule):
             at_temperature(rows, self.pricing["temperature"])[keep],
             weight[keep],
             self.loss,
-            hard=~rows.valid[keep],
+            unmatched=~rows.valid[keep],
             **self.pricing,
         )
         self.tally = self.tally.to(weight.device) + self._count(total.detach(), weight, rows)
@@ -242,8 +242,8 @@ class Student(L.LightningModule):
         scored = self._seen(hidden, head, rows) if self.signal.needs_student else matched(rows)
         # also with no rows at all: on several ranks both may wait for the others
         weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
-        if self.hard_rows != "none":
-            weight[~rows.valid & (rows.end | (self.hard_rows == "all"))] = 1.0
+        if self.unmatched != "none":
+            weight[~rows.valid & (rows.end | (self.unmatched == "all"))] = 1.0
         return weight, scored
 
     def _seen(self, hidden: Tensor, head: Head, rows: Rows) -> Rows:
@@ -333,7 +333,7 @@ def check_values(
     temperature: float,
     alpha_ce: float,
     tail: str,
-    hard_rows: str,
+    unmatched: str,
     warmup: float,
     supervised_tokens: int | None,
     grad_limit: float | None,
@@ -345,8 +345,8 @@ def check_values(
         raise ValueError(f"student.alpha_ce (share of cross entropy in the loss) is 0 to 1, not {alpha_ce}")
     if tail not in TAILS:
         raise ValueError(f"student.tail is one of {', '.join(TAILS)}, not {tail!r}")
-    if hard_rows not in HARD_ROWS:
-        raise ValueError(f"student.hard_rows is one of {', '.join(HARD_ROWS)}, not {hard_rows!r}")
+    if unmatched not in UNMATCHED:
+        raise ValueError(f"student.unmatched is one of {', '.join(UNMATCHED)}, not {unmatched!r}")
     if not 0 <= warmup <= 1:
         raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {warmup}")
     if supervised_tokens is not None and supervised_tokens < 1:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from ekd.files import acquire
+from ekd.models.source import home
 from ekd.outside import check_plain
 
 Key = tuple[str, int]  # (problem_id, sample)
@@ -56,6 +57,12 @@ class AnswerFile:
             self.file.write(json.dumps(answer._asdict()) + "\n")
             self.file.flush()
             self.answers[key] = answer
+
+
+def kept_file(identity: str) -> Path:
+    """The answers of a model that does not change, kept for later runs; where version 0.1 put them, if it did."""
+    old = home() / "exams" / f"{identity}.jsonl"
+    return old if old.exists() else home() / "benchmark" / old.name
 
 
 def mend(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exam: held-out problems, a model's own words, a verdict on each."""
+"""A benchmark: held-out problems, a model's own words, a verdict on each."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FORMAT = 2  # of an answers file; older ones are not read
 Solver = Callable[[list[Request], set[str]], Iterator[tuple[Request, Text | Failure]]]
 
 
-class Sitting(NamedTuple):
+class Answered(NamedTuple):
     answers: list[Answer]  # in the order of the problems
     failures: list[Failure]  # requests that a server finally refused; the same call asks again
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exam:
+class Benchmark:
     """problems: the first so many of the split, null for all. samples: answers to each problem.
 
     max_new_tokens: an answer that is longer is truncated. temperature 0 is greedy. batch_size: of a local model.
@@ -52,16 +52,16 @@ class Exam:
     def __post_init__(self) -> None:
         for name in ("samples", "max_new_tokens", "batch_size"):
             if vars(self)[name] < 1:
-                raise ValueError(f"exam.{name} is 1 or more, not {vars(self)[name]}")
+                raise ValueError(f"benchmark.{name} is 1 or more, not {vars(self)[name]}")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
-                "exam.temperature is 0 (greedy) or more and 0 < exam.top_p <= 1, "
+                "benchmark.temperature is 0 (greedy) or more and 0 < benchmark.top_p <= 1, "
                 f"not {self.temperature} and {self.top_p}"
             )
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
-                f"exam.samples={self.samples} at temperature 0 are {self.samples} equal answers: "
-                "set exam.temperature=0.6, or exam.samples=1"
+                f"benchmark.samples={self.samples} at temperature 0 are {self.samples} equal answers: "
+                "set benchmark.temperature=0.6, or benchmark.samples=1"
             )
 
     def questions(self) -> list[Problem]:
@@ -71,11 +71,11 @@ class Exam:
         if any(not problem.question for problem in problems[: self.problems]):
             raise ValueError(
                 f"dataset {type(self.dataset).__name__.lower()} is plain text, which nobody can answer: set "
-                "exam.problems=0"
+                "benchmark.problems=0"
             )
         if self.problems is not None and not 0 <= self.problems <= len(problems):
             raise ValueError(
-                f"the dataset's {self.split} split has {len(problems)} problems, not exam.problems={self.problems}"
+                f"the dataset's {self.split} split has {len(problems)} problems, not benchmark.problems={self.problems}"
             )
         return problems[: self.problems]
 
@@ -91,28 +91,28 @@ class Exam:
             ]
         return requests
 
-    def sit(
+    def run(
         self, tokenizer: PreTrainedTokenizerBase, solve: Solver, path: Path, who: str, *, quiet: bool = False
-    ) -> Sitting:
+    ) -> Answered:
         """Answers go to `path` (JSONL) one by one; those that are there already are not asked again."""
         requests = self.requests(tokenizer)
         asked = {p.id: p for p in self.questions()}
         failures: list[Failure] = []
         with AnswerFile(path) as file, _bar(quiet) as bar:
             done = {_key(*key) for key in file.answers}
-            task = bar.add_task(f"judging {who}", total=len(requests), completed=len(done), note="")
+            task = bar.add_task(f"evaluating {who}", total=len(requests), completed=len(done), note="")
             speed = _Speed()
             for request, text in solve(requests, done):
                 if isinstance(text, Failure):
                     failures.append(text)
                     continue
-                file.add(self._mark(asked[request.problem_id], request, text, tokenizer))
+                file.add(self._graded(asked[request.problem_id], request, text, tokenizer))
                 note = speed.after(len(text.ids)) + (f", {len(failures)} failed" if failures else "")
                 bar.update(task, completed=len(file.answers), note=note)
             answers = [
                 file.answers[r.problem_id, r.sample] for r in requests if (r.problem_id, r.sample) in file.answers
             ]
-        return Sitting(answers, failures)
+        return Answered(answers, failures)
 
     def summary(self, answers: Sequence[Answer]) -> dict[str, float]:
         """See `ekd.eval.metrics.summary`."""
@@ -144,7 +144,7 @@ class Exam:
         """The model is loaded only when there is something to solve. No batch is begun after so many seconds.
 
         Batches are cut from all requests, answered or not, and a batch that lacks an answer is computed whole: in other
-        company a row's sums are rounded otherwise, and a stopped exam would not end as one that was not.
+        company a row's sums are rounded otherwise, and a stopped run would not end as one that was not.
         """
 
         def solve(requests: list[Request], done: set[str]) -> Iterator[tuple[Request, Text | Failure]]:
@@ -175,19 +175,19 @@ class Exam:
         return solve
 
     def by_teacher(self, teacher: Teacher) -> Solver:
-        """Any teacher can sit the exam, a served model too: it generates as the exam says."""
+        """Any teacher can answer the benchmark, a served model too: it generates as the benchmark says."""
         asked = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_new_tokens}
         if lacking := sorted({"mode", *asked} - vars(teacher).keys()):
             raise ValueError(
-                f"{type(teacher).__name__} cannot be asked as the exam asks (it has no {', '.join(lacking)}): set "
-                "judge.teacher=false"
+                f"{type(teacher).__name__} cannot be asked as the benchmark asks (it has no {', '.join(lacking)}): set "
+                "baselines.teacher=false"
             )
-        pupil = replace(teacher, mode="generate", **asked)  # type: ignore[type-var]
+        generator = replace(teacher, mode="generate", **asked)  # type: ignore[type-var]
 
         def solve(requests: list[Request], done: set[str]) -> Iterator[tuple[Request, Text | Failure]]:
             missing = {r.key: r for r in requests if r.key not in done}
             clock = monotonic()
-            for trace in pupil.trace(list(missing.values())):
+            for trace in generator.trace(list(missing.values())):
                 if isinstance(trace, Failure):
                     yield missing[trace.key], trace
                 else:
@@ -197,7 +197,7 @@ class Exam:
 
         return solve
 
-    def _mark(self, problem: Problem, request: Request, text: Text, tokenizer: PreTrainedTokenizerBase) -> Answer:
+    def _graded(self, problem: Problem, request: Request, text: Text, tokenizer: PreTrainedTokenizerBase) -> Answer:
         words = str(tokenizer.decode(text.ids, skip_special_tokens=True))
         verdict = self.dataset.grade(problem, words)
         return Answer(
@@ -229,7 +229,7 @@ class Generator(Protocol):
 
     def origin(self) -> dict[str, Any]: ...
 
-    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Solver: ...
+    def solver(self, benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase) -> Solver: ...
 
 
 def _key(problem_id: str, sample: int) -> str:

@@ -1,4 +1,4 @@
-"""The exam in the loop: the student solves held-out problems at every validation, and may be chosen by it."""
+"""The benchmark in the loop: the student solves held-out problems at every validation, and may be chosen by it."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ekd.eval.benchmark import Exam, Sitting
+from ekd.eval.benchmark import Answered, Benchmark
 from ekd.eval.statistics import mean_interval, wilson
 
 
-class Examiner(L.Callback):
+class BenchmarkCallback(L.Callback):
     """Logs val/accuracy with its interval, and the shares of answers that could not be read or were cut off.
 
     Ranks share the problems. seconds: after so long a rank begins no further batch of answers, so that nobody waits for
-    a slow one for ever; an exam that was not finished has no accuracy (nan) and is chosen by nobody. null: no limit.
+    a slow one for ever; one that was not finished has no accuracy (nan) and is chosen by nobody. null: no limit.
     Answers go to dirpath/step<N>-rank<r>.jsonl.
     """
 
-    def __init__(self, *, exam: Exam, seconds: float | None, dirpath: str) -> None:
-        if exam.split == "test":
+    def __init__(self, *, benchmark: Benchmark, seconds: float | None, dirpath: str) -> None:
+        if benchmark.split == "test":
             raise ValueError(
-                "callback.exam.exam.split=test: what chooses a checkpoint must not be what judges it; use val, or a "
-                "dataset with a val split (gsm8k, arithmetic, or jsonl with dataset.val)"
+                "callback.benchmark.benchmark.split=test: what chooses a checkpoint must not be what judges it; use "
+                "val, or a dataset with a val split (gsm8k, arithmetic, or jsonl with dataset.val)"
             )
         if seconds is not None and seconds <= 0:
-            raise ValueError(f"callback.exam.seconds is more than 0, or null for no limit, not {seconds}")
-        self.exam, self.seconds, self.dirpath = exam, seconds, Path(dirpath)
+            raise ValueError(f"callback.benchmark.seconds is more than 0, or null for no limit, not {seconds}")
+        self.benchmark, self.seconds, self.dirpath = benchmark, seconds, Path(dirpath)
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise ValueError(
-                f"callback=exam needs the whole student on every rank, which {type(trainer.strategy).__name__} does "
-                "not keep; set trainer.strategy=ddp, or callback=default and judge the student afterwards"
+                f"callback=benchmark needs the whole student on every rank, which {type(trainer.strategy).__name__} "
+                "does not keep; set trainer.strategy=ddp, or callback=default and evaluate the student afterwards"
             )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        figures = self._reduce(trainer, module, self._sit(trainer, module).answers)
-        if figures["exam_answered"] != 1:
+        figures = self._reduce(trainer, module, self._run(trainer, module).answers)
+        if figures["benchmark_answered"] != 1:
             rank_zero_warn(
-                f"the exam at step {trainer.global_step} was stopped after {self.seconds} s with "
-                f"{100 * figures['exam_answered']:.0f}% of the answers; raise callback.exam.seconds, or ask fewer "
-                "problems (callback.exam.exam.problems)"
+                f"the benchmark at step {trainer.global_step} was stopped after {self.seconds} s with "
+                f"{100 * figures['benchmark_answered']:.0f}% of the answers; raise callback.benchmark.seconds, or "
+                "ask fewer problems (callback.benchmark.benchmark.problems)"
             )
         for name, value in figures.items():
             module.log(f"val/{name}", value, prog_bar=name == "accuracy", batch_size=1)
 
-    def _sit(self, trainer: L.Trainer, module: Any) -> Sitting:
-        tokenizer = trainer.datamodule.collector.spoken  # type: ignore[attr-defined]
+    def _run(self, trainer: L.Trainer, module: Any) -> Answered:
+        tokenizer = trainer.datamodule.collector.student_tokenizer  # type: ignore[attr-defined]
         rank, world = trainer.global_rank, trainer.world_size
         path = self.dirpath / f"step{trainer.global_step}-rank{rank}.jsonl"
         path.unlink(missing_ok=True)  # of a run that was stopped after it, or of another
-        solve = self.exam.by_model(lambda: module.model, tokenizer, seconds=self.seconds)
-        return self.exam.sit(
+        solve = self.benchmark.by_model(lambda: module.model, tokenizer, seconds=self.seconds)
+        return self.benchmark.run(
             tokenizer,
             lambda requests, done: solve(requests[rank::world], done),
             path,
@@ -70,21 +70,21 @@ class Examiner(L.Callback):
 
     def _reduce(self, trainer: L.Trainer, module: L.LightningModule, answers: list[Any]) -> dict[str, float]:
         """The same figures on every rank."""
-        place = {problem.id: i for i, problem in enumerate(self.exam.questions())}
+        place = {problem.id: i for i, problem in enumerate(self.benchmark.questions())}
         counts = torch.zeros(len(place), 4, dtype=torch.float64)  # answers, correct, unparseable, cut off
         for answer in answers:
-            marks = [True, answer.status == "correct", answer.status == "unparseable", answer.finish == "length"]
-            counts[place[answer.problem_id]] += torch.tensor(marks, dtype=torch.float64)
+            seen = [True, answer.status == "correct", answer.status == "unparseable", answer.finish == "length"]
+            counts[place[answer.problem_id]] += torch.tensor(seen, dtype=torch.float64)
         total = trainer.strategy.reduce(counts.to(module.device), reduce_op="sum")
         assert isinstance(total, Tensor)
         given, correct, unparseable, cut = total.cpu().unbind(1)
-        answered = float(given.sum()) / (len(place) * self.exam.samples)
+        answered = float(given.sum()) / (len(place) * self.benchmark.samples)
         shares = (correct / given).tolist()
         if answered < 1:
             interval, accuracy = (float("nan"), float("nan")), float("nan")
         else:
             accuracy = sum(shares) / len(shares)
-            interval = wilson(sum(shares), len(shares)) if self.exam.samples == 1 else mean_interval(shares)
+            interval = wilson(sum(shares), len(shares)) if self.benchmark.samples == 1 else mean_interval(shares)
         n = max(float(given.sum()), 1.0)
         return {
             "accuracy": accuracy,
@@ -92,5 +92,5 @@ class Examiner(L.Callback):
             "accuracy_high": interval[1],
             "unparseable": float(unparseable.sum()) / n,
             "truncated": float(cut.sum()) / n,
-            "exam_answered": answered,
+            "benchmark_answered": answered,
         }

@@ -1,4 +1,4 @@
-"""Two exams of the same problems, side by side: is the difference more than chance, and which problems flipped."""
+"""Two models on the same problems, side by side: is the difference more than chance, and which problems flipped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def compare(a: list[Answer], b: list[Answer]) -> Comparison:
     ours, theirs = ({sheet[0].problem_id: sheet for sheet in by_problem(answers)} for answers in (a, b))
     both = [name for name in ours if name in theirs]
     if not both:
-        raise ValueError("A and B have no problem in common: compare two exams of the same dataset and split")
+        raise ValueError("A and B have no problem in common: compare answers to the same dataset and split")
     for name in both:
         if ours[name][0].reference != theirs[name][0].reference:
             raise ValueError(

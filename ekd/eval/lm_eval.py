@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ekd.eval.metrics import Row
 
 
-def judge(
+def run_tasks(
     load: Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],

@@ -1,4 +1,4 @@
-"""Yardsticks that need no answers: perplexity, distance from the teacher, and whether confidence is earned."""
+"""What needs no answers: perplexity, distance from the teacher, and whether confidence is earned."""
 
 from __future__ import annotations
 

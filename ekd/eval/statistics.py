@@ -87,7 +87,7 @@ def pass_at(k: int, n: int, correct: int) -> float:
     Unbiased for pass@k (Chen et al., arXiv 2107.03374); 1 - (1 - c/n)^k is not.
     """
     if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} needs {k} answers a problem and there are {n}; raise exam.samples")
+        raise ValueError(f"pass@{k} needs {k} answers a problem and there are {n}; raise benchmark.samples")
     return 1 - comb(n - correct, k) / comb(n, k)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ekd.distill.fence import check_run
 from ekd.files import SEAL, check_seal, read_json
+from ekd.renamed import current_run
 
 FORMATS = ("hf", "gguf", "ollama")
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
@@ -32,7 +33,7 @@ def finished(run: str | None) -> tuple[Path, dict[str, Any]]:
     if not (folder / "metrics.json").is_file() or not (folder / "student").is_dir():
         raise ValueError(f"run={run} is not a finished training run (no student/ and metrics.json in it)")
     check_run(folder)  # a link in it would publish what it leads to
-    return folder, read_json(folder / "metrics.json")
+    return folder, current_run(read_json(folder / "metrics.json"))
 
 
 def check_code(student: Path) -> None:
@@ -129,7 +130,7 @@ def write_modelfile(student: Path, folder: Path, gguf: str, made: dict[str, Any]
 
 
 def sampling(config: dict[str, Any]) -> dict[str, float]:
-    """As the run's exam drew its answers. Ollama's own penalty of repetition, 1.1, holds for greedy answers, too."""
-    exam = config["exam"]
-    drawn = {"top_p": exam["top_p"]} if exam["temperature"] else {}
-    return {"temperature": exam["temperature"], **drawn, "repeat_penalty": 1.0}
+    """As the run's benchmark drew answers. Ollama's own penalty of repetition, 1.1, holds for greedy ones, too."""
+    benchmark = config["benchmark"]
+    drawn = {"top_p": benchmark["top_p"]} if benchmark["temperature"] else {}
+    return {"temperature": benchmark["temperature"], **drawn, "repeat_penalty": 1.0}

@@ -107,7 +107,7 @@ def _rows(made: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if start := start_of(made):
         rows.append(("started from", start))
-    return rows + [(f"accuracy, {who}", accuracy(result)) for who, result in figures["exams"].items()]
+    return rows + [(f"accuracy, {who}", accuracy(result)) for who, result in figures["benchmark"].items()]
 
 
 def _kind(config: dict[str, Any]) -> str:

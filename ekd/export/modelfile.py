@@ -31,7 +31,7 @@ class Frames(NamedTuple):
 def modelfile(gguf: str, tokenizer: PreTrainedTokenizerBase, system: str, sampling: Mapping[str, float]) -> str:
     """gguf: file name beside the Modelfile. system: the system message of the training, "" for none.
 
-    sampling: how the student was judged; Ollama would take its own defaults otherwise.
+    sampling: how the student was evaluated; Ollama would take its own defaults otherwise.
     """
     frames, end = find_frames(tokenizer), str(tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)))
     lines = [f"FROM ./{gguf}"]

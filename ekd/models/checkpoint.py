@@ -11,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from ekd.files import Damaged, digest, sync
+from ekd.renamed import current_key
 
 MARK = b"ekd sha256 "  # begins the comment that ends the zip file
 COMMENT = len(MARK) + 64
@@ -20,11 +21,12 @@ STUDENT = "model."  # how a checkpoint calls the student's weights
 
 # What may differ where a run goes on: where it runs, what is watched and what is kept, and how far it goes.
 FREE = {
-    *("ckpt", "ckpt_from", "save_student", "keep_checkpoints", "plan", "plan_gb", "logger", "exam", "judge", "hydra"),
+    *("ckpt", "ckpt_from", "save_student", "keep_checkpoints", "plan", "plan_gb", "logger", "hydra"),
+    *("benchmark", "baselines"),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "strategy", "max_steps", "max_time", "profiler")),
     *(f"trainer.{name}" for name in ("val_check_interval", "check_val_every_n_epoch", "log_every_n_steps")),
     *(f"trainer.{name}" for name in ("num_sanity_val_steps", "default_root_dir", "enable_progress_bar", "benchmark")),
-    *(f"callback.{name}" for name in ("checkpoint", "interrupt", "learning_rate", "progress", "best", "exam")),
+    *(f"callback.{name}" for name in ("checkpoint", "interrupt", "learning_rate", "progress", "best", "benchmark")),
     *("callback.early_stop", "data.workers", "data.collector.store", "student.head_mb", "student.compile"),
     *("student.gradient_checkpointing", "student.attention", "student.start"),
     *(f"{where}.{name}" for where in ("teacher", "data.collector.teacher") for name in ("batch_size", "device")),
@@ -78,6 +80,7 @@ def check_run(path: Path, there: Any, here: dict[str, Any]) -> None:
     """Raises ValueError, which names both sides of what differs."""
     if not isinstance(there, dict):
         raise ValueError(f"ckpt={path} does not say which run it is of; take its weights alone with ckpt_from={path}")
+    there = {current_key(name): value for name, value in there.items()}
     names = sorted({*there, *here}, key=lambda name: (name.count("."), name))
     unlike = [name for name in names if there.get(name) != here.get(name)]
     if unlike:

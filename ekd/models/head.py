@@ -46,18 +46,20 @@ class Terms(NamedTuple):
     ids: Tensor  # (N, K), -1 = none
     log_p: Tensor  # (N, K+1)
     weight: Tensor  # (N,)
-    hard: Tensor  # (N,) bool
+    unmatched: Tensor  # (N,) bool
     loss: Loss
     temperature: float
     alpha_ce: float
     tail: str
 
     def rows(self, part: slice) -> Terms:
-        return self._replace(ids=self.ids[part], log_p=self.log_p[part], weight=self.weight[part], hard=self.hard[part])
+        return self._replace(
+            ids=self.ids[part], log_p=self.log_p[part], weight=self.weight[part], unmatched=self.unmatched[part]
+        )
 
     def temperatures(self) -> tuple[float, ...]:
         """Those at which a softmax is needed; cross entropy is at 1, and comes last."""
-        if self.temperature != 1 and self.alpha_ce == 0 and not bool(self.hard.any()):
+        if self.temperature != 1 and self.alpha_ce == 0 and not bool(self.unmatched.any()):
             return (self.temperature,)
         return (1.0,) if self.temperature == 1 or self.alpha_ce == 1 else (self.temperature, 1.0)
 
@@ -69,10 +71,10 @@ class Terms(NamedTuple):
         log_p, log_q = self.log_p.to(ce.dtype).clamp_min(EMPTY), log_qs[0]
         if self.tail != "bucket":
             log_p, log_q = _without_tail(log_p, self.tail), _without_tail(log_q, self.tail)
-        # A hard row does not pay this price; where p = q it is finite, and so is its gradient, whatever the loss.
-        log_p = torch.where(self.hard[:, None], log_q.detach(), log_p)
+        # An unmatched row does not pay this price; where p = q it is finite, and so is its gradient, whatever the loss.
+        log_p = torch.where(self.unmatched[:, None], log_q.detach(), log_p)
         soft = self.temperature**2 * self.loss(log_p, log_q)
-        return torch.where(self.hard, ce, (1 - self.alpha_ce) * soft + self.alpha_ce * ce)
+        return torch.where(self.unmatched, ce, (1 - self.alpha_ce) * soft + self.alpha_ce * ce)
 
 
 def _without_tail(log: Tensor, tail: str) -> Tensor:
@@ -90,7 +92,7 @@ def distill(
     weight: Tensor,
     loss: Loss,
     *,
-    hard: Tensor | None = None,
+    unmatched: Tensor | None = None,
     temperature: float = 1.0,
     alpha_ce: float = 0.0,
     tail: str = "bucket",
@@ -99,7 +101,7 @@ def distill(
     """The sum of weight * price (a scalar with gradient) and price (N,), detached.
 
     hidden (N, H); teacher_ids (N, K), all different in a row, padded by -1; teacher_logprobs (N, K+1) at `temperature`,
-    the tail last; weight (N,); hard (N,) bool: rows without a teacher, which pay cross entropy alone.
+    the tail last; weight (N,); unmatched (N,) bool: rows without a teacher, which pay cross entropy alone.
 
         price = (1 - alpha_ce) T^2 loss(ln p, ln q at T) + alpha_ce CE
         CE = -ln q of column 0, the next token, at temperature 1
@@ -108,9 +110,9 @@ def distill(
     so that the tail has no gradient; `truncate` leaves it out of the sum. budget_mb: megabytes for logits, whatever N.
     The gradient is made here, so backward works once. N = 0 gives 0 and gradients of 0. Raises ValueError.
     """
-    hard = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device) if hard is None else hard
+    unmatched = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device) if unmatched is None else unmatched
     weight = weight.detach()
-    terms = Terms(teacher_ids, teacher_logprobs, weight, hard, loss, float(temperature), alpha_ce, tail)
+    terms = Terms(teacher_ids, teacher_logprobs, weight, unmatched, loss, float(temperature), alpha_ce, tail)
     _check(hidden, head, terms, budget_mb)
     xs, ws = _factors(hidden, head)
     shape = (head.scale, head.softcap)
@@ -126,11 +128,11 @@ def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
             f"not {terms.temperature}, {budget_mb} and {terms.alpha_ce}"
         )
     n, k = terms.ids.shape
-    shapes = (tuple(terms.log_p.shape), len(terms.weight), len(terms.hard), len(hidden))
+    shapes = (tuple(terms.log_p.shape), len(terms.weight), len(terms.unmatched), len(hidden))
     if shapes != ((n, k + 1), n, n, n) or k == 0:
         raise ValueError(
-            f"teacher_ids is {(n, k)}, so teacher_logprobs is {(n, k + 1)} (k at least 1) and weight, hard and hidden "
-            f"have {n} rows, not {shapes[0]}, {shapes[1]}, {shapes[2]} and {shapes[3]}"
+            f"teacher_ids is {(n, k)}, so teacher_logprobs is {(n, k + 1)} (k at least 1) and weight, unmatched and "
+            f"hidden have {n} rows, not {shapes[0]}, {shapes[1]}, {shapes[2]} and {shapes[3]}"
         )
     lowest, highest = (int(terms.ids[:, 0].min()), int(terms.ids.max())) if n else (0, 0)
     if lowest < 0 or highest >= len(head.weight):

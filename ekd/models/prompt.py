@@ -1,4 +1,4 @@
-"""How a problem is put to a model: the same for teacher, student and exam."""
+"""How a problem is put to a model: the same for teacher, student and benchmark."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ IDLE = re.compile(
     r"(seed|ckpt|data\.seed|method|budget|plan|plan_gb|controls)|(callback|logger|hydra)\..*"
     r"|trainer\.(default_root_dir|logger|callbacks).*|keep_checkpoints|save_student"
     r"|student\.(start|(signal|selector|loss)(\..*)?)|data\.(temperature|collector\.(teacher|dataset|prompt|tokenizer).*)"
-    r"|exam\.(dataset|prompt)(\..*)?"
+    r"|benchmark\.(dataset|prompt)(\..*)?"
 )
 # What makes a method: see `ekd.method`.
 METHOD = re.compile(
     r"(signal|selector|loss|source)(\..*)?|data\.samples(\.(?!seed$).*)?|teacher\.draws"
-    r"|student\.(temperature|alpha_ce|tail|hard_rows|unmatched)"
+    r"|student\.(temperature|alpha_ce|tail|unmatched)"
 )
 
 
@@ -65,10 +65,10 @@ def settings_of(cell: Cell) -> dict[str, str]:
     """Every value of the config that is neither a place nor part of the method, as text."""
     flat = dict(leaves(cell.made["config"]))
     kept = {k: v for k, v in flat.items() if not IDLE.fullmatch(k) and not METHOD.fullmatch(k)}
-    return {key: spoken(key, value) for key, value in kept.items()}
+    return {key: worded(key, value) for key, value in kept.items()}
 
 
-def spoken(key: str, value: Any) -> str:
+def worded(key: str, value: Any) -> str:
     if isinstance(value, str):
         return actor_name(value) if key.endswith("_target_") else value
     return json.dumps(value)

@@ -20,7 +20,7 @@ def table(figures: dict[str, Any]) -> Table:
     ):
         start = f"{before[f'val/{name}']:.4f} → " if before else ""
         view.add_row(f"held-out {label}", f"{start}{after[f'val/{name}']:.4f}")
-    for who, result in figures["exams"].items():
+    for who, result in figures["benchmark"].items():
         view.add_row(f"accuracy, {who}", accuracy(result))
     train = figures["train"]
     view.add_row("tokens selected", f"{100 * train['selected']:.1f}% ({train['supervised_tokens']:,} in all)")

@@ -89,14 +89,16 @@ def outcome(cell: Cell) -> Table:
             f"{factor * part[key]:.{1 if factor > 1 else 3}f}{unit}" if key in part else "–" for part in (before, after)
         ]
         rows.append([Value(label), *map(Value, shown)])
-    rows += [[Value(f"accuracy, {who}"), Value(""), Value(accuracy(marks))] for who, marks in exams(cell).items()]
+    rows += [
+        [Value(f"accuracy, {who}"), Value(""), Value(accuracy(metrics))] for who, metrics in benchmarks(cell).items()
+    ]
     rows.append([Value("training speed"), Value(""), Value(f"{train['tokens_per_second']:,.0f} response tokens/s")])
     rows.append([Value("peak memory"), Value(""), Value(f"{cell.figures['peak_memory_gb']:.2f} GB")])
     return Table("outcome", "What came out", ["", "before training", "after training"], rows, [])
 
 
-def exams(cell: Cell) -> Mapping[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = cell.figures.get("exams") or {}
+def benchmarks(cell: Cell) -> Mapping[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = cell.figures.get("benchmark") or {}
     return found
 
 
@@ -109,9 +111,9 @@ def cautions(cell: Cell) -> list[str]:
         said.append(f"Training did not begin with the model's own weights but with the {start}.")
     if cell.made.get("changed"):
         said.append("ekd or conf had uncommitted changes: the commit does not say what ran.")
-    problems = [int(marks["problems"]) for marks in exams(cell).values()]
+    problems = [int(metrics["problems"]) for metrics in benchmarks(cell).values()]
     if problems:
-        said.append(f"The exam has {min(problems)} problems; the brackets are 95% intervals over problems.")
+        said.append(f"The benchmark has {min(problems)} problems; the brackets are 95% intervals over problems.")
     return said
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from ekd.method import Method, control_of, ordered, pairs_of, twins_of
+from ekd.method import Method, comparisons_of, control_of, ordered, twins_of
 from ekd.report.cell import Cell
 from ekd.report.conditions import divided
 from ekd.report.effects import Comparison, Estimate, compare, estimate
@@ -24,7 +24,7 @@ class Metric(NamedTuple):
 
 KL = Metric("kl", "held-out KL to the teacher", "nats", True)
 AGREEMENT = Metric("agreement", "top-1 agreement with the teacher", "%", False, 100.0)
-ACCURACY = Metric("accuracy", "accuracy in the exam", "%", False, 100.0)
+ACCURACY = Metric("accuracy", "accuracy in the benchmark", "%", False, 100.0)
 DECILES = [f"choice/kl/decile{d}" for d in range(10)]
 TITLES = {"steps": "Equal steps", "tokens": "Equal supervised tokens", "": "Runs"}
 
@@ -115,8 +115,8 @@ def _section(sweep: Sweep, budget: str, setting: str, cells: list[Cell], only: b
 def value(cell: Cell, metric: Metric) -> float | None:
     """In the metric's unit; None where this run did not measure it."""
     if metric is ACCURACY:
-        marks = cell.figures.get("exams", {}).get("student after")
-        found = marks["accuracy"] if marks else None
+        metrics = cell.figures.get("benchmark", {}).get("student after")
+        found = metrics["accuracy"] if metrics else None
     else:
         found = cell.figures["after"].get(f"val/{metric.name}")
     return None if found is None or not math.isfinite(found) else float(found) * metric.factor
@@ -142,7 +142,7 @@ def _compared(
     table: dict[Method, dict[int, float]], shares: dict[Method, float]
 ) -> tuple[list[Comparison], dict[Method, Method]]:
     """A method of two names is tested by one, which costs the others one correction less, and shown by both."""
-    same, wanted = twins_of(table), pairs_of(shares)
+    same, wanted = twins_of(table), comparisons_of(shares)
     found = {(c.method, c.control): c for c in compare(table, [pair for pair in wanted if pair[0] not in same])}
     for name, other in same.items():
         found |= {(name, c.control): c._replace(method=name) for c in list(found.values()) if c.method == other}

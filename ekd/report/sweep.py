@@ -19,12 +19,14 @@ from ekd.distill.provenance import start_of
 from ekd.files import read_json
 from ekd.method import method_of
 from ekd.outside import check_plain
+from ekd.renamed import current_run
 from ekd.report.cell import Cell
 from ekd.report.conditions import settings_of
 
 BUDGETS = ("steps", "tokens")
 MOST = 10_000  # seeds of a sweep, above which its file is not believed
-ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|exams|\..*")  # folders that hold no cells
+# Folders that hold no cells.
+ASIDE = re.compile(r"earlier-\d+|report|csv(\.\d+)?|student|checkpoints|benchmark|exams|\..*")
 
 
 class Lost(NamedTuple):
@@ -82,7 +84,7 @@ def read_cell(folder: Path, root: Path) -> Cell | Lost:
             return Lost(folder, budget, method, seed, "failed", note.read_text(errors="replace").strip())
         return Lost(folder, budget, method, seed, "unfinished", "not finished: the same command goes on with it")
     try:
-        made = read_json(file)
+        made = current_run(read_json(file))
         figures = made.pop("figures")
         if made.get("budget") not in (None, "", *BUDGETS):
             raise ValueError(f"there is no budget {made['budget']!r}")

@@ -72,7 +72,7 @@ def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) 
     first = np.cumsum(counts) - counts
     place = places(counts, first, take.integers(rows, 3))
     ids = take.ids(entries, layout.width)[place].astype(np.int32)
-    hard = np.unpackbits(take.plane((rows + 7) // 8), count=rows).astype(bool)
+    unmatched = np.unpackbits(take.plane((rows + 7) // 8), count=rows).astype(bool)
     if layout.draws:
         with np.errstate(divide="ignore"):
             logprobs = np.log(take.integers(entries, 2) / layout.draws)
@@ -80,7 +80,8 @@ def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) 
         entropy = take.integers(rows, 2).astype(np.uint16).view(np.float16)
     else:
         logprobs, log_tail, entropy = take_rows(take, counts, first, layout)
-        log_tail = np.where(hard, log_tail, floored(log_tail, counts, layout.vocab))  # also of stores made elsewhere
+        raised = floored(log_tail, counts, layout.vocab)  # also of stores made elsewhere
+        log_tail = np.where(unmatched, log_tail, raised)
     fixed = take.integers(rows * layout.temperatures, 4)
     log_norm = ((fixed >> 1) ^ -(fixed & 1)) / NORM
     return {
@@ -90,7 +91,7 @@ def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) 
         "logprobs": logprobs[place].astype(np.float32),
         "log_tail": log_tail.astype(np.float32),
         "entropy": entropy.astype(np.float32),
-        "valid": ~hard,
+        "valid": ~unmatched,
         "log_norm": log_norm.reshape(rows, layout.temperatures).astype(np.float32),
     }
 

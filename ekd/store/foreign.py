@@ -143,7 +143,7 @@ def logarithms(some: Any, name: str) -> np.ndarray:
 def row(
     token: int, ids: np.ndarray, logprobs: np.ndarray, vocab: int
 ) -> tuple[np.ndarray, np.ndarray, float, float, bool]:
-    """Ids, logprobs, log_tail, entropy (the midpoint of its bounds), valid. A token that is not named: a hard row."""
+    """Ids, logprobs, log_tail, entropy (the midpoint of its bounds), valid. A token not named: unmatched."""
     if len(ids) != len(logprobs) or len(np.unique(ids)) != len(ids):
         raise ValueError(f"a row has {len(ids)} ids ({len(np.unique(ids))} different ones), {len(logprobs)} logprobs")
     if token not in ids:

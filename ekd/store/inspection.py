@@ -28,7 +28,7 @@ class Totals(NamedTuple):
     prompt: int
     rows: int
     entries: int
-    hard: int
+    unmatched: int
     stopped: int
     mass: float
     histogram: np.ndarray
@@ -61,7 +61,7 @@ def of(trace: Trace, vocab: int, percent: float, lower: float, upper: float) -> 
         prompt=len(trace.prompt_ids),
         rows=len(valid),
         entries=len(trace.ids),
-        hard=int((~valid).sum()),
+        unmatched=int((~valid).sum()),
         stopped=int(trace.finish == "stop"),
         mass=float((1 - np.exp(trace.log_tail[valid])).sum()),
         histogram=np.histogram(trace.entropy[valid], EDGES)[0],
@@ -99,8 +99,8 @@ def facts(store: Store, totals: Totals) -> Table:
         ("tokens", f"{totals.rows:,} of responses, {totals.prompt:,} of prompts"),
         ("on disk", f"{size:,} bytes: {size / rows:.2f} a response token, {size / entries:.2f} an entry"),
         ("entries a row", f"{totals.entries / rows:.2f}"),
-        ("mass named", f"{totals.mass / max(totals.rows - totals.hard, 1):.4%} on average"),
-        ("hard rows", f"{totals.hard:,} ({totals.hard / rows:.2%}): nothing known but their token"),
+        ("mass named", f"{totals.mass / max(totals.rows - totals.unmatched, 1):.4%} on average"),
+        ("unmatched rows", f"{totals.unmatched:,} ({totals.unmatched / rows:.2%}): nothing known but their token"),
     ):
         table.add_row(name, value)
     table.add_section()

@@ -1,7 +1,7 @@
 """An Ollama server as the teacher: it generates solutions, and names its 20 most likely tokens at each place.
 
 Ollama gives no token ids, destroys halves of characters, and never shows the end token; `matching` makes rows of what
-is certain and hard rows of the rest. The numbered facts about the server are in docs/teachers.md.
+is certain and unmatched rows of the rest. The numbered facts about the server are in docs/teachers.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from ekd.teacher.wire.bounded import largest
 from ekd.teacher.wire.dialect import check_alternatives
 from ekd.teacher.wire.faults import Refused, Unfit, clean
 from ekd.teacher.wire.matching import align, nameless_end, vet
-from ekd.teacher.wire.ollama_server import Answer, Known, Server, Strict, clear_errors, entry_of, joined, judge, pull
+from ekd.teacher.wire.ollama_server import (
+    Answer,
+    Known,
+    Server,
+    Strict,
+    check_answer,
+    clear_errors,
+    entry_of,
+    joined,
+    pull,
+)
 from ekd.teacher.wire.remote import Remote
 from ekd.teacher.wire.rows import Row, to_trace
 from ekd.types import Failure, Request, Trace
@@ -35,8 +45,8 @@ PROBE = "The capital of France is"
 class Ollama(Remote):
     """Prompts are sent raw, so that the chat template is the student tokenizer's own and both sides see the same ids.
 
-    Entropies are midpoints of bounds (20 of V logprobs are known); the end token of an answer is a hard row unless
-    `end_row` asks for it. Every argument: see conf/teacher/ollama.yaml.
+    Entropies are midpoints of bounds (20 of V logprobs are known); the end token of an answer is an unmatched row
+    unless `end_row` asks for it. Every argument: see conf/teacher/ollama.yaml.
     """
 
     model: str
@@ -80,7 +90,7 @@ class Ollama(Remote):
         if self.digest:  # asked first: a server that cannot be a teacher is refused before any work
             # closed at once when it is refused, so that no server goes on generating
             with closing(self.wire.run(requests, self._connect, self.discreet(self._ask))) as answers:
-                yield from vet((self._match(request, answer) for request, answer in answers), self.max_hard)
+                yield from vet((self._match(request, answer) for request, answer in answers), self.max_unmatched)
 
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:
@@ -139,7 +149,7 @@ class Ollama(Remote):
         prompt = self._prompt(server, request)
         said = await self._generate(server, prompt, request.seed, self.max_new_tokens)
         with self.counting(server.url):
-            judge(said, request, self.max_new_tokens, TOP)
+            check_answer(said, request, self.max_new_tokens, TOP)
         end = None
         if self.end_row and said.done_reason == "stop":
             end = await self._generate(

@@ -85,7 +85,7 @@ class OpenAI(Remote):
         if self.served:  # asked first: a server that cannot be a teacher is refused before any work
             # closed at once when it is refused, so that no server goes on generating
             with closing(self.wire.run(requests, self._connect, self.discreet(self._ask))) as answers:
-                yield from vet((self._trace(request, answer) for request, answer in answers), self.max_hard)
+                yield from vet((self._trace(request, answer) for request, answer in answers), self.max_unmatched)
 
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:

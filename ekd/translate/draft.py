@@ -30,7 +30,7 @@ class Draft:
         self.parts.append((rows, ids, mass))
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """counts (m,), ids, masses: each row's came first, the others by falling mass; a hard row is its came alone."""
+        """counts (m,), ids, masses: a row's came first, the others by falling mass; an unmatched row has its came."""
         hard = np.flatnonzero(~self.valid)
         parts = [*self.parts, (hard, self.came[hard], np.ones(len(hard)))]
         row, ids, mass = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -38,7 +38,7 @@ train student.alpha_ce=x => student.alpha_ce is a number
 train student.warmup=abc => student.warmup is a number
 train student.warmup=5 => student.warmup;0 to 1
 train student.tail=none => student.tail is one of bucket
-train student.hard_rows=some => student.hard_rows is one of end, all, none
+train student.unmatched=some => student.unmatched is one of end, all, none
 train student.lora=16 => student.lora is
 train student.compile=yes-please => student.compile is true or false
 train student.gradient_checkpointing=2 => student.gradient_checkpointing is true or false, not 2
@@ -66,12 +66,12 @@ train data.workers=two => data.workers is a whole number
 train data.collector.samples=x => data.collector.samples is a whole number
 train data.collector.seed=x => data.collector.seed is a whole number
 train callback.checkpoint.every_n_train_steps=x => callback.checkpoint.every_n_train_steps is a whole number
-train exam.problems=some => exam.problems is a whole number or null
-train exam.temperature=x => exam.temperature is a number
-train exam.temperature=-1 => exam.temperature is 0;-1
-train exam.samples=0 => exam.samples is 1 or more, not 0
-train exam.samples=4 => exam.samples=4;exam.temperature=0.6
-train exam.top_p=2 => exam.top_p <= 1
+train benchmark.problems=some => benchmark.problems is a whole number or null
+train benchmark.temperature=x => benchmark.temperature is a number
+train benchmark.temperature=-1 => benchmark.temperature is 0;-1
+train benchmark.samples=0 => benchmark.samples is 1 or more, not 0
+train benchmark.samples=4 => benchmark.samples=4;benchmark.temperature=0.6
+train benchmark.top_p=2 => benchmark.top_p <= 1
 train prompt.shots=x => prompt.shots is a whole number
 train prompt.thinking=2 => prompt.thinking is true or false or null
 train prompt.system=[a,b] => prompt.system is text
@@ -80,7 +80,7 @@ train seed=1.5 => seed is a whole number
 train save_student=maybe => save_student is true or false
 train keep_checkpoints=3 => keep_checkpoints is true or false
 train plan_gb=big => plan_gb is a number
-train judge.teacher=x => judge is
+train baselines.teacher=x => baselines is
 train plan=maybe => plan is false, true
 train teacher.temperatures=2 => teacher.temperatures is a list of numbers
 train teacher.temperatures=[a] => teacher.temperatures is a list of numbers
@@ -253,21 +253,37 @@ trace data.train_problems=-1 student.model=tiny teacher.model=tiny => train spli
 evaluate run=nowhere => run=nowhere is not a training run
 evaluate run=~/x => write run=/
 evaluate ckpt=x.ckpt => needs run=RUN
-evaluate batch_size=4 => exam.batch_size
+evaluate batch_size=4 => benchmark.batch_size
 evaluate --model x => student.model
 evaluate foo => 'foo' is not KEY=VALUE
 evaluate dataset=gms8k => did you mean gsm8k?
 evaluate generator=olama => did you mean ollama?
-evaluate exam.problems=abc => exam.problems is a whole number or null
-evaluate exam.samples=0 => exam.samples is 1 or more
+evaluate benchmark.problems=abc => benchmark.problems is a whole number or null
+evaluate benchmark.samples=0 => benchmark.samples is 1 or more
 evaluate student.modle=x => did you mean student.model?
-evaluate yardstick => give one of run=RUN, store=STORE and text=FILE
-evaluate yardstick run=nowhere => run=nowhere is not a training run
-evaluate yardstick store=nowhere student.model=tiny => nowhere is not a trace store
-evaluate yardstick text=nowhere.txt student.model=tiny => there is no file or folder at nowhere.txt
-evaluate yardstick text=3 => text is text
-evaluate yardstick store=a text=b => give one of
-evaluate yardstick window=long => window is a whole number
+train exam=full => exam=full has a new name: write benchmark=full
+train exam.problems=4 => write benchmark.problems=4
+train +exam.problems=4 => write +benchmark.problems=4
+train judge.teacher=false => write baselines.teacher=false
+train student.hard_rows=all => write student.unmatched=all
+train -m student.hard_rows=all,none => write student.unmatched=all,none
+train teacher=ollama teacher.max_hard=0.5 => write teacher.max_unmatched=0.5
+train data.collector.teacher.max_hard=0.5 => write data.collector.teacher.max_unmatched=0.5
+train callback=exam => write callback=benchmark
+train callback=exam_early => write callback=benchmark_early
+train -m callback=default,exam => write callback=default,benchmark
+train callback=benchmark callback.exam.exam.problems=3 => write callback.benchmark.benchmark.problems=3
+evaluate exam.samples=4 => write benchmark.samples=4
+evaluate exam/dataset@exam=aime => write benchmark/dataset@benchmark=aime
+evaluate generator=ollama generator.max_hard=1 => write generator.max_unmatched=1
+evaluate yardstick run=x => yardstick has a new name: write perplexity
+evaluate perplexity => give one of run=RUN, store=STORE and text=FILE
+evaluate perplexity run=nowhere => run=nowhere is not a training run
+evaluate perplexity store=nowhere student.model=tiny => nowhere is not a trace store
+evaluate perplexity text=nowhere.txt student.model=tiny => there is no file or folder at nowhere.txt
+evaluate perplexity text=3 => text is text
+evaluate perplexity store=a text=b => give one of
+evaluate perplexity window=long => window is a whole number
 evaluate harness => tasks has no value yet
 evaluate harness tasks=gsm8k => tasks is a list of texts such as [a,b];'gsm8k'
 evaluate harness tasks=[gsm8k] limit=few => limit is a whole number or null

@@ -27,7 +27,13 @@ from ekd.store.store import Store
 # What experiment=tiny sets, on the command line: `experiment` is the sweep's here.
 TINY = [
     *("teacher.model=tiny:1", "teacher.max_new_tokens=24", "student.model=tiny", "dataset.levels=[1]"),
-    *("data.train_problems=48", "data.val_problems=8", "data.max_tokens=1024", "exam.problems=0", "save_student=false"),
+    *(
+        "data.train_problems=48",
+        "data.val_problems=8",
+        "data.max_tokens=1024",
+        "benchmark.problems=0",
+        "save_student=false",
+    ),
     *(
         "controls=false",
         "trainer.accelerator=cpu",

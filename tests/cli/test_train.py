@@ -63,7 +63,7 @@ def test_a_run_learns_says_what_came_out_and_another_selector_does_not_trace_aga
     result = figures(run)
     assert result["after"]["val/kl"] < 0.9 * result["before"]["val/kl"]
     assert result["train"]["selected"] == 1.0
-    assert set(result["exams"]) == {"teacher", "student before", "student after"}
+    assert set(result["benchmark"]) == {"teacher", "student before", "student after"}
     assert len((run / "answers.jsonl").read_text().splitlines()) == 4
 
     made = json.loads((run / "run.json").read_text())
@@ -101,7 +101,7 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_do_not(place):
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(place, extra):
-    words = ["exam.problems=0", "callback.checkpoint.every_n_train_steps=7", "trainer.log_every_n_steps=1", *extra]
+    words = ["benchmark.problems=0", "callback.checkpoint.every_n_train_steps=7", "trainer.log_every_n_steps=1", *extra]
     whole = train(place, *words, "trainer.max_steps=14", "callback.checkpoint.save_top_k=-1")
     resumed = train(place, *words, "trainer.max_steps=14", f"ckpt={whole}/checkpoints/step7.ckpt")
     assert rows(resumed, "train/loss") == rows(whole, "train/loss")[-len(rows(resumed, "train/loss")) :]
@@ -111,7 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(place, extra):
 
 def test_ctrl_c_leaves_a_resumable_state_and_no_traceback(place):
     run = place / "stopped"
-    words = [*TINY, f"hydra.run.dir={run}", "trainer.max_steps=100000", "exam.problems=0"]
+    words = [*TINY, f"hydra.run.dir={run}", "trainer.max_steps=100000", "benchmark.problems=0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "EKD_HOME": str(place / "home")}
     process = subprocess.Popen(
         [sys.executable, "-m", "ekd.train", *words], cwd=place, env=environment, text=True,
@@ -127,12 +127,12 @@ def test_ctrl_c_leaves_a_resumable_state_and_no_traceback(place):
     checkpoint = run / "checkpoints" / "interrupted.ckpt"
     assert f"ckpt={checkpoint}" in output.replace("\n", "")
     step = torch.load(checkpoint, weights_only=True)["global_step"]
-    done = ekd("train", *TINY, f"ckpt={checkpoint}", f"trainer.max_steps={step + 2}", "exam.problems=0", cwd=place)
+    done = ekd("train", *TINY, f"ckpt={checkpoint}", f"trainer.max_steps={step + 2}", "benchmark.problems=0", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_another_runs_checkpoint_is_refused_and_its_weights_alone_are_a_start_that_is_said(place):
-    words = ["exam.problems=0", "trainer.max_steps=4", "callback.checkpoint.every_n_train_steps=4"]
+    words = ["benchmark.problems=0", "trainer.max_steps=4", "callback.checkpoint.every_n_train_steps=4"]
     first = train(place, *words)
     checkpoint = (first / "checkpoints" / "last.ckpt").resolve()
     refused = ekd("train", *TINY, *words, "student.optimizer.lr=5e-4", f"ckpt={checkpoint}", cwd=place)
@@ -151,7 +151,7 @@ def test_what_fails_after_training_costs_no_training(place, every):
     run = place / f"late-{every}"
     run.mkdir()
     (run / "student").write_text("in the way of the student's folder")
-    words = [*TINY, "exam.problems=0", "trainer.max_steps=4", f"callback.checkpoint.every_n_train_steps={every}"]
+    words = [*TINY, "benchmark.problems=0", "trainer.max_steps=4", f"callback.checkpoint.every_n_train_steps={every}"]
     failed = ekd("train", *words, f"hydra.run.dir={run}", cwd=place)
     assert failed.returncode != 0 and "the training is kept" in failed.stdout
     checkpoint = re.search(r"with ckpt=(.*\.ckpt)", failed.stdout)[1]
@@ -205,7 +205,15 @@ def test_help_is_quick_and_needs_no_heavy_import(place):
 
 def test_wandb_works_offline_without_an_account_and_gives_each_job_of_a_sweep_its_own_run(place):
     sweep = place / "sweep"
-    words = ["-m", *TINY, "selector=bucket", "selector.lower=0,40", "logger=wandb", "exam.problems=0", "controls=false"]
+    words = [
+        "-m",
+        *TINY,
+        "selector=bucket",
+        "selector.lower=0,40",
+        "logger=wandb",
+        "benchmark.problems=0",
+        "controls=false",
+    ]
     done = ekd("train", *words, f"hydra.sweep.dir={sweep}", cwd=place, clear="WANDB", HOME=str(place))
     assert done.returncode == 0, done.stdout + done.stderr
     for job in "01":

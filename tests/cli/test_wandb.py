@@ -94,9 +94,9 @@ def test_what_is_logged_is_what_the_run_found(single, pair):
         curve = [row["val/kl"] for row in run.log.history if "val/kl" in row]
         assert curve[0] == last["run/kl_before"] == figures["before"]["val/kl"]
         assert curve[-1] == last["run/kl_after"] == figures["after"]["val/kl"] != curve[0]
-        assert last["run/accuracy"] == figures["exams"]["student after"]["accuracy"]
+        assert last["run/accuracy"] == figures["benchmark"]["student after"]["accuracy"]
         assert last["run/supervised_tokens"] == figures["train"]["supervised_tokens"]
-        assert last["eval/arithmetic/teacher/accuracy"] == figures["exams"]["teacher"]["accuracy"]
+        assert last["eval/arithmetic/teacher/accuracy"] == figures["benchmark"]["teacher"]["accuracy"]
         assert run.log.config["config"] == run.made["config"], "the resolved config"
         assert run.log.exit is not None and run.log.exit.exit_code == 0
 
@@ -173,8 +173,8 @@ def test_a_disabled_run_logs_nothing_and_is_no_trouble(tmp_path, single):
     assert not list(tmp_path.rglob("*.wandb"))
 
 
-def test_a_run_without_exam_and_one_that_was_resumed_leave_out_what_they_do_not_know(single):
-    figures = single.made["figures"] | {"exams": {}, "before": {}}
+def test_a_run_without_benchmark_and_one_that_was_resumed_leave_out_what_they_do_not_know(single):
+    figures = single.made["figures"] | {"benchmark": {}, "before": {}}
     names = set(headline(single.made | {"figures": figures}))
     assert "run/kl_after" in names and not names & {"run/accuracy", "run/kl_before", "bucket/lower"}
 

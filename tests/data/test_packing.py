@@ -63,12 +63,12 @@ def test_hidden_rows_loss_and_gradients_are_those_of_each_sequence_alone(attenti
 )
 def test_other_families_see_the_borders_too(family, attention):
     torch.manual_seed(0)
-    pupil = student()
-    pupil.model = AutoModelForCausalLM.from_config(FAMILIES[family], attn_implementation=attention).eval()
-    pupil.decode = pupil.model.get_decoder().__call__
-    check_borders(pupil.model, attention)
-    rows = pupil.hidden(Collate(272, packing=True)(made(3)))
-    torch.testing.assert_close(rows, pupil.hidden(Collate(272)(made(3))), atol=1e-5, rtol=1e-4)
+    module = student()
+    module.model = AutoModelForCausalLM.from_config(FAMILIES[family], attn_implementation=attention).eval()
+    module.decode = module.model.get_decoder().__call__
+    check_borders(module.model, attention)
+    rows = module.hidden(Collate(272, packing=True)(made(3)))
+    torch.testing.assert_close(rows, module.hidden(Collate(272)(made(3))), atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_whose_state_runs_across_borders_is_refused_in_a_sentence():
@@ -82,8 +82,8 @@ def test_a_model_whose_state_runs_across_borders_is_refused_in_a_sentence():
 def test_training_asks_for_the_borders_before_its_first_step(monkeypatch):
     asked = []
     monkeypatch.setattr("ekd.distill.student.check_borders", lambda *a: asked.append(a) or check_borders(*a))
-    pupil = student()
-    del pupil.log
+    module = student()
+    del module.log
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
@@ -91,8 +91,8 @@ def test_training_asks_for_the_borders_before_its_first_step(monkeypatch):
         "enable_model_summary": False,
     }
     trainer = L.Trainer(accelerator="cpu", max_steps=2, limit_val_batches=0, use_distributed_sampler=False, **quiet)
-    trainer.fit(pupil, data(packing=True))
-    assert len(asked) == 1 and trainer.global_step == 2 and pupil.supervised > 0
+    trainer.fit(module, data(packing=True))
+    assert len(asked) == 1 and trainer.global_step == 2 and module.supervised > 0
 
 
 def test_every_response_token_of_a_packed_row_is_predicted_once_from_its_own_sequence():

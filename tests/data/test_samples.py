@@ -163,7 +163,7 @@ def test_the_first_rank_scores_and_the_others_read(monkeypatch):
     assert len(other.train_dataloader().dataset) == 4
 
 
-def test_hard_rows_are_in_no_mean():
+def test_unmatched_rows_are_in_no_mean():
     store, keys = stored()
     trace = store[keys[0]]
     assert len(trace.response_ids) > 2

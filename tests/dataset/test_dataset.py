@@ -304,8 +304,8 @@ def test_hub_reads_a_folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(dataset.problems("train")) + len(dataset.problems("val")) == 30
     with pytest.raises(ValueError, match=r'row test-1: "question" is missing \(it has: extra, text\)'):
         replace(dataset, prompt_column="question").problems("test")
-    with pytest.raises(ValueError, match=r"split 'exam' of .* could not be loaded"):
-        replace(dataset, test="exam").problems("test")
+    with pytest.raises(ValueError, match=r"split 'benchmark' of .* could not be loaded"):
+        replace(dataset, test="benchmark").problems("test")
 
 
 def test_hub_reads_what_datasets_saved(tmp_path: Path) -> None:

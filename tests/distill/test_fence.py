@@ -187,7 +187,7 @@ def stranger(place: Path) -> Iterator[Path]:
     assert not (place / "pwned").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["yardstick"], ["dataset.seed=1", "prompt=boxed"]])
+@pytest.mark.parametrize("words", [[], ["perplexity"], ["dataset.seed=1", "prompt=boxed"]])
 def test_evaluating_a_strangers_run_calls_nothing(place: Path, stranger: Path, words: list[str]) -> None:
     done = ekd("evaluate", *words, f"run={stranger}", "student.device=cpu", f"out={place / 'o'}", cwd=place)
     assert (done.returncode, "a run may be a stranger's" in done.stderr) == (2, True), done.stderr
@@ -213,10 +213,10 @@ def test_a_plugin_of_the_users_own_trains_and_is_named_again_to_be_evaluated(pla
     (place / "plugin.py").write_text(PLUGIN)
     path = os.pathsep.join([str(place), str(Path(__file__).parents[2])])
     words = ["experiment=tiny", "selector=topk", "selector._target_=plugin.Mine", "dataset._target_=plugin.Sums"]
-    words += ["trainer.max_steps=1", "trainer.val_check_interval=1", "exam.problems=0"]
+    words += ["trainer.max_steps=1", "trainer.val_check_interval=1", "benchmark.problems=0"]
     done = ekd("train", *words, f"hydra.run.dir={place / 'mine'}", cwd=place, PYTHONPATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
-    asked = [f"run={place / 'mine'}", "exam.problems=2", "exam.max_new_tokens=4", f"out={place / 'judged'}"]
+    asked = [f"run={place / 'mine'}", "benchmark.problems=2", "benchmark.max_new_tokens=4", f"out={place / 'judged'}"]
     done = ekd("evaluate", *asked, cwd=place, PYTHONPATH=path)
     assert (done.returncode, "dataset._target_=" in done.stderr) == (2, True)
     done = ekd("evaluate", *asked, "dataset._target_=plugin.Sums", cwd=place, PYTHONPATH=path)

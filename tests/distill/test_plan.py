@@ -24,12 +24,12 @@ TESTS = Path(__file__).parents[1]
 
 def test_parts_are_those_of_arithmetic_and_nothing_is_loaded():
     size = sum(p.nbytes for p in load_model("tiny").parameters())
-    pupil = student()
-    found = plan(pupil, 1024, "32-true")
+    module = student()
+    found = plan(module, 1024, "32-true")
     assert found.parameters == pytest.approx(size, rel=0.05)  # and rotary tables
     assert found.gradients == size and found.optimizer == pytest.approx(2 * size, rel=0.01)
     assert plan(student(optimizer=partial(torch.optim.SGD, lr=1.0)), 1024, "32-true").optimizer < 0.1 * size
-    assert plan(pupil, 2048, "32-true").activations == pytest.approx(2 * found.activations, rel=0.1)
+    assert plan(module, 2048, "32-true").activations == pytest.approx(2 * found.activations, rel=0.1)
     assert plan(student(gradient_checkpointing=True), 1024, "32-true").activations < 0.6 * found.activations
 
 
@@ -56,11 +56,11 @@ def test_adapters_have_gradients_and_the_frozen_weights_have_none():
     pytest.importorskip("peft")
     lora = Lora(r=4, alpha=8, dropout=0.0, targets="all-linear")
     whole, adapted = plan(student(), 1024, "32-true"), plan(student(lora=lora), 1024, "32-true")
-    pupil = student(lora=lora)
-    learned = sum(p.nbytes for p in pupil.model.parameters() if p.requires_grad)
+    module = student(lora=lora)
+    learned = sum(p.nbytes for p in module.model.parameters() if p.requires_grad)
     assert adapted.gradients == learned and adapted.optimizer == pytest.approx(2 * learned, rel=0.02)
     assert adapted.parameters == pytest.approx(whole.parameters + learned, rel=0.01)
-    frozen_head = pupil.model.get_output_embeddings().weight.nbytes
+    frozen_head = module.model.get_output_embeddings().weight.nbytes
     assert whole.head - adapted.head >= frozen_head, "no gradient of a frozen head"
 
 
@@ -71,19 +71,19 @@ from test_plan import batch_of, student
 from ekd.models.lora import Lora
 from ekd.distill.memory_plan import plan, resident
 lora = Lora(r=8, alpha=16, dropout=0.0, targets="all-linear") if "lora" in sys.argv else None
-pupil = student(model="smollm2", layers="auto", head_mb=64.0, lora=lora)
-pupil.model = None
+module = student(model="smollm2", layers="auto", head_mb=64.0, lora=lora)
+module.model = None
 floor = resident()[0]
-pupil.configure_model()
+module.configure_model()
 batch = batch_of(2, 512)
-optimizer = torch.optim.AdamW([p for p in pupil.model.parameters() if p.requires_grad], lr=1e-5)
+optimizer = torch.optim.AdamW([p for p in module.model.parameters() if p.requires_grad], lr=1e-5)
 for step in range(2):
     if step:
         resident(reset=True)
-    pupil.training_step(batch, 0).backward()
+    module.training_step(batch, 0).backward()
     optimizer.step()
     optimizer.zero_grad()
-print("PEAKS", resident()[1] - floor, plan(pupil, 1024, "32-true").peak)
+print("PEAKS", resident()[1] - floor, plan(module, 1024, "32-true").peak)
 """
 
 

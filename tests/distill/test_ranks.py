@@ -52,7 +52,7 @@ def test_two_ranks_equal_one_that_accumulates_though_one_of_them_selects_nothing
 
 
 def test_two_ranks_through_the_command_line_say_what_one_says_and_only_once(tmp_path):
-    words = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", "selector=topk", "exam.problems=0"]
+    words = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", "selector=topk", "benchmark.problems=0"]
     both = train(tmp_path, *words, "trainer.devices=2", "trainer.strategy=ddp")
     alone = train(tmp_path, *words, "trainer.accumulate_grad_batches=2")
     assert rows(both, "train/loss") == pytest.approx(rows(alone, "train/loss"), rel=1e-5)

@@ -22,7 +22,7 @@ from ekd.selector.vanilla import Vanilla
 from ekd.signal.kl import KL
 from ekd.types import Batch, Importance, Selector
 
-TINY = ["experiment=tiny", "exam.problems=0"]
+TINY = ["experiment=tiny", "benchmark.problems=0"]
 
 
 class Still(torch.optim.SGD):
@@ -35,12 +35,12 @@ class Still(torch.optim.SGD):
 
 def trained(selector: Selector, batch: Batch, steps: int, accumulate: int = 1) -> tuple[torch.Tensor, list[float]]:
     """Gradients (steps, parameters) and losses of a student that stands still, through Lightning and its real step."""
-    pupil: Student = student(signal=KL(), selector=selector, optimizer=partial(Still, lr=1.0))
+    module: Student = student(signal=KL(), selector=selector, optimizer=partial(Still, lr=1.0))
     losses: list[float] = []
     Still.seen = []
-    pupil.log = lambda name, value, **_: losses.append(float(value)) if name == "train/loss" else None
+    module.log = lambda name, value, **_: losses.append(float(value)) if name == "train/loss" else None
     trainer = quiet(max_steps=steps, accumulate_grad_batches=accumulate)
-    trainer.fit(pupil, torch.utils.data.DataLoader([batch] * (steps * accumulate), batch_size=None))
+    trainer.fit(module, torch.utils.data.DataLoader([batch] * (steps * accumulate), batch_size=None))
     return torch.stack(Still.seen), losses
 
 
@@ -94,8 +94,8 @@ def test_an_epoch_is_made_of_whole_steps(accumulate):
 def test_every_step_of_a_run_has_all_its_micro_batches(place):  # noqa: F811
     """Six micro-batches a pass at most: a step of four would be cut at its end."""
     words = ["trainer.max_steps=5", "trainer.accumulate_grad_batches=4", "trainer.log_every_n_steps=1"]
-    four = rows(train(place, "exam.problems=0", *words), "train/supervised_tokens")
-    one = rows(train(place, "exam.problems=0", words[2], "trainer.max_steps=20"), "train/supervised_tokens")
+    four = rows(train(place, "benchmark.problems=0", *words), "train/supervised_tokens")
+    one = rows(train(place, "benchmark.problems=0", words[2], "trainer.max_steps=20"), "train/supervised_tokens")
     assert four == one[3::4]
 
 
@@ -142,15 +142,15 @@ def test_what_stops_a_step(loss, norm, limit, said):
 
 @pytest.mark.filterwarnings("ignore")
 def test_weights_that_are_lost_in_the_last_step_are_seen_by_the_validation():
-    pupil = student()
-    pupil.model.get_output_embeddings().weight.data.fill_(math.nan)
+    module = student()
+    module.model.get_output_embeddings().weight.data.fill_(math.nan)
     loader = torch.utils.data.DataLoader([Collate(272)(traces(2))], batch_size=None)
     with pytest.raises(ValueError, match="after step 0 the held-out KL is nan"):
-        quiet().validate(pupil, loader, verbose=False)
+        quiet().validate(module, loader, verbose=False)
 
 
 def test_a_sharp_temperature_with_reverse_kl_learns(place):  # noqa: F811
     words = ["student.temperature=0.5", "teacher.temperatures=[0.5]", "loss=reverse_kl", "trainer.max_steps=10"]
-    run = train(place, "exam.problems=0", "trainer.log_every_n_steps=1", *words)
+    run = train(place, "benchmark.problems=0", "trainer.log_every_n_steps=1", *words)
     losses = rows(run, "train/loss")
     assert max(losses) < 100 and losses[-1] < losses[0]

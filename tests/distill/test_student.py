@@ -35,7 +35,7 @@ def student(**changes) -> Student:
         "model": "tiny", "layers": "all", "dtype": "float32", "attention": "sdpa", "quantize": None, "lora": None,
         "gradient_checkpointing": False, "compile": False, "start": None, "trust_remote_code": False,
         "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(),
-        "temperature": 1.0, "alpha_ce": 0.0, "tail": "bucket", "hard_rows": "end", "head_mb": 1.0,
+        "temperature": 1.0, "alpha_ce": 0.0, "tail": "bucket", "unmatched": "end", "head_mb": 1.0,
         "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0,
         "supervised_tokens": None, "grad_limit": 1e4,
     }  # fmt: skip
@@ -153,8 +153,8 @@ def test_the_extra_head_pass_happens_only_for_a_signal_that_asks(monkeypatch):
     assert len(calls) == 1
 
 
-def hard(batch, where: torch.Tensor):
-    """The batch with these rows turned into hard rows."""
+def unmatched(batch, where: torch.Tensor):
+    """The batch with these rows turned into unmatched rows."""
     rows = batch.rows
     ids, logprobs = rows.teacher_ids.clone(), rows.teacher_logprobs.clone()
     ids[where, 1:] = -1
@@ -168,12 +168,12 @@ def hard(batch, where: torch.Tensor):
 
 @pytest.mark.parametrize("loss", [ForwardKL(), ReverseKL()])
 @pytest.mark.parametrize(("kept", "count"), [("end", 3), ("all", 5), ("none", 0)])
-def test_hard_rows_cost_cross_entropy_whatever_the_loss_and_no_percentile_sees_them(loss, kept, count):
+def test_unmatched_rows_cost_cross_entropy_whatever_the_loss_and_no_percentile_sees_them(loss, kept, count):
     batch = Collate(272)(traces(3, teacher=hf(mode="score")))
     where = batch.rows.end.clone()
     where[2], where[5] = True, True
-    hardened = hard(batch, where)
-    made = student(loss=loss, hard_rows=kept, selector=TopK(k_percent=20, scope="sequence"))
+    hardened = unmatched(batch, where)
+    made = student(loss=loss, unmatched=kept, selector=TopK(k_percent=20, scope="sequence"))
     hidden = made.hidden(hardened)
     weight, _ = made.weigh(hidden, head_of(made.model), hardened.rows)
     assert int((weight[where] > 0).sum()) == count
@@ -181,7 +181,7 @@ def test_hard_rows_cost_cross_entropy_whatever_the_loss_and_no_percentile_sees_t
     chosen = TopK(k_percent=20, scope="sequence")(soft.teacher_entropy, soft.sequence)
     assert weight[~where].tolist() == chosen.tolist()
     total = made.training_step(hardened, 0)
-    soft_total = student(loss=loss, hard_rows="none", selector=TopK(k_percent=20, scope="sequence")).training_step(
+    soft_total = student(loss=loss, unmatched="none", selector=TopK(k_percent=20, scope="sequence")).training_step(
         hardened, 0
     )
     log_q = made.model(hardened.input_ids).logits[hardened.mask].log_softmax(-1)
@@ -219,7 +219,7 @@ def test_at_a_temperature_a_cut_row_still_sums_to_one():
     [
         ({"temperature": 0}, "more than 0, not 0"),
         ({"alpha_ce": 2}, "0 to 1, not 2"),
-        ({"hard_rows": "some"}, "one of end, all, none"),
+        ({"unmatched": "some"}, "one of end, all, none"),
         ({"tail": "short"}, "one of bucket, renormalise, truncate"),
         ({"warmup": 5}, "0 to 1, not 5"),
         ({"grad_limit": 0}, "more than 0, or null, not 0"),

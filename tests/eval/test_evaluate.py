@@ -19,7 +19,7 @@ from test_train import ekd, figures, rows, train
 from ekd.cli.door import CONF
 
 ROOT = Path(__file__).parents[2]
-TINY = ["experiment=tiny", "exam.max_new_tokens=24", "exam.problems=12", "exam.batch_size=2"]
+TINY = ["experiment=tiny", "benchmark.max_new_tokens=24", "benchmark.problems=12", "benchmark.batch_size=2"]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,13 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(place) -> Path:
-    """A training run that sat an exam at every validation and kept its best checkpoints."""
-    small = ["callback.exam.exam.problems=3", "callback.exam.exam.max_new_tokens=8", "exam.problems=0"]
-    return train(place, "callback=exam_early", "callback.best.save_top_k=2", *small)
+    """A training run that sat a benchmark at every validation and kept its best checkpoints."""
+    small = [
+        "callback.benchmark.benchmark.problems=3",
+        "callback.benchmark.benchmark.max_new_tokens=8",
+        "benchmark.problems=0",
+    ]
+    return train(place, "callback=benchmark_early", "callback.best.save_top_k=2", *small)
 
 
 def evaluate(place: Path, *words: str) -> str:
@@ -47,7 +51,7 @@ def told(folder: Path) -> dict:
 
 
 def test_an_evaluation_killed_at_random_moments_ends_in_the_same_table(place):
-    words = [*TINY, "exam.samples=3", "exam.temperature=1.0"]
+    words = [*TINY, "benchmark.samples=3", "benchmark.temperature=1.0"]
     evaluate(place, *words, f"out={place / 'whole'}")
     path, random = place / "killed" / "answers.jsonl", Random(0)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "EKD_HOME": str(place / "home")}
@@ -72,18 +76,22 @@ def test_a_result_says_all_that_made_it(place):
     said = evaluate(place, *TINY, f"out={place / 'told'}")
     report = json.loads((place / "told" / "metrics.json").read_text())
     assert "one problem is worth" in said and (place / "told" / "table.md").read_text().startswith("| tiny on 12 test")
-    exam = report["exam"]
-    assert exam["split"] == "test" and len(exam["problems_sha256"]) == 64 and exam["prompt"]["instruction"]
+    benchmark = report["benchmark"]
+    assert (
+        benchmark["split"] == "test" and len(benchmark["problems_sha256"]) == 64 and benchmark["prompt"]["instruction"]
+    )
     assert report["model"]["revision"] == "tiny" and report["ekd"] and "commit" in report and report["command"]
-    assert {"samples", "temperature", "top_p", "max_new_tokens", "seed"} <= set(exam)
+    assert {"samples", "temperature", "top_p", "max_new_tokens", "seed"} <= set(benchmark)
 
 
 def test_a_runs_student_and_its_kept_checkpoint_are_judged_and_compared(place, run):
-    assert len(rows(run, "val/accuracy")) == 2 and set(rows(run, "val/exam_answered")) == {1.0}
+    assert len(rows(run, "val/accuracy")) == 2 and set(rows(run, "val/benchmark_answered")) == {1.0}
     best = sorted((run / "checkpoints").glob("best-step*.ckpt"))
     assert len(best) == 2
     for words, name in ([], "last"), ([f"ckpt={best[0]}"], "best"):
-        evaluate(place, f"run={run}", *words, "exam.problems=4", "exam.max_new_tokens=8", f"out={place / name}")
+        evaluate(
+            place, f"run={run}", *words, "benchmark.problems=4", "benchmark.max_new_tokens=8", f"out={place / name}"
+        )
     assert json.loads((place / "last" / "metrics.json").read_text())["config"]["dataset"]["levels"] == [1], (
         "the run's own"
     )
@@ -91,8 +99,8 @@ def test_a_runs_student_and_its_kept_checkpoint_are_judged_and_compared(place, r
     assert "McNemar" in said and json.loads((place / "both.json").read_text())["problems"] == 4
 
 
-def test_the_yardstick_reads_what_the_validation_read(place, run):
-    evaluate(place, "yardstick", f"run={run}", f"out={place / 'yard'}")
+def test_the_perplexity_reads_what_the_validation_read(place, run):
+    evaluate(place, "perplexity", f"run={run}", f"out={place / 'yard'}")
     reading, after = told(place / "yard"), figures(run)["after"]
     assert reading["kl"] == pytest.approx(after["val/kl"], rel=1e-4)
     assert reading["ce"] == pytest.approx(after["val/ce"], rel=1e-4)
@@ -102,7 +110,7 @@ def test_the_yardstick_reads_what_the_validation_read(place, run):
 
 
 def test_wandb_gets_the_summary_and_every_answer(place):
-    evaluate(place, *TINY, "logger=wandb", f"out={place / 'logged'}", "exam.problems=3")
+    evaluate(place, *TINY, "logger=wandb", f"out={place / 'logged'}", "benchmark.problems=3")
     files = list((place / "outputs" / "evaluate" / "wandb").glob("offline-run-*"))
     assert list(files[0].glob("*.wandb"))
     table = next(files[0].rglob("*.table.json"))
@@ -113,10 +121,10 @@ def test_wandb_gets_the_summary_and_every_answer(place):
     ("words", "said"),
     [
         (["run=nowhere"], "is not a training run"),
-        (["exam.samples=4"], "set exam.temperature=0.6"),
-        (["exam.sampels=4"], "did you mean exam.samples?"),
+        (["benchmark.samples=4"], "set benchmark.temperature=0.6"),
+        (["benchmark.sampels=4"], "did you mean benchmark.samples?"),
         (["compare", "nowhere", "elsewhere"], "holds no answers.jsonl"),
-        (["yardstick"], "give one of run=RUN, store=STORE and text=FILE"),
+        (["perplexity"], "give one of run=RUN, store=STORE and text=FILE"),
     ],
 )
 def test_a_mistake_is_answered_in_a_sentence(place, words, said):
@@ -136,10 +144,10 @@ def test_help_names_what_the_door_does_and_imports_nothing_heavy(place):
 
 def test_aime_is_solved_16_times_unless_told_otherwise():
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        aime = hydra.compose("evaluate", ["dataset=aime"]).exam
+        aime = hydra.compose("evaluate", ["dataset=aime"]).benchmark
         assert (aime.samples, aime.temperature, aime.max_new_tokens, aime.problems) == (16, 0.6, 32768, None)
-        assert hydra.compose("evaluate", ["dataset=aime", "exam.samples=4"]).exam.samples == 4
-        assert hydra.compose("evaluate", ["dataset=gsm8k"]).exam.samples == 1
+        assert hydra.compose("evaluate", ["dataset=aime", "benchmark.samples=4"]).benchmark.samples == 4
+        assert hydra.compose("evaluate", ["dataset=gsm8k"]).benchmark.samples == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs lm-eval: pip install 'ekd[harness]'")

@@ -51,7 +51,7 @@ def test_wilson_covers_95_percent(n):
 @pytest.mark.parametrize("n", [30, 1000])
 @pytest.mark.parametrize("samples", [4, 16])
 def test_the_interval_of_several_answers_covers_95_percent(n, samples, quick):
-    """Simulated exams whose true accuracy is known; see the table in docs/evaluation.md for each population."""
+    """Simulated benchmarks whose true accuracy is known; see the table in docs/evaluation.md for each population."""
     random, rounds = np.random.default_rng(n + samples), 1200 if n == 30 else 240
     covered = 0
     for seed in range(rounds):
@@ -106,7 +106,7 @@ def test_pass_at_k_is_the_share_of_draws_that_hold_a_correct_answer(n, data):
 
 
 def test_pass_at_more_than_there_are_is_refused():
-    with pytest.raises(ValueError, match=r"pass@5 needs 5 answers a problem and there are 4; raise exam.samples"):
+    with pytest.raises(ValueError, match=r"pass@5 needs 5 answers a problem and there are 4; raise benchmark.samples"):
         pass_at(5, 4, 1)
 
 

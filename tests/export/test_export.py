@@ -144,7 +144,7 @@ def test_nothing_that_a_run_says_becomes_front_matter_or_markup_of_the_card() ->
         made["config"][group]["_target_"] = f"x.{EVIL}"
     made["config"]["prompt"] |= {"system": EVIL, "instruction": EVIL}
     made |= {"commit": EVIL, "ekd": EVIL, "command": ["train", EVIL], "versions": {EVIL: EVIL}}
-    made["figures"]["exams"] = {EVIL: MARKS}
+    made["figures"]["benchmark"] = {EVIL: MARKS}
     text = card("name", made)
     front = yaml.safe_load(text.split("---\n")[1])
     assert set(front) == {"base_model", "library_name", "pipeline_tag", "tags"}
@@ -273,14 +273,14 @@ def test_three_quotes_are_refused_wherever_they_stand(evil: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exam", "says"),
+    ("benchmark", "says"),
     [
         ({"temperature": 0.0, "top_p": 1.0}, {"temperature": 0.0, "repeat_penalty": 1.0}),
         ({"temperature": 0.6, "top_p": 0.95}, {"temperature": 0.6, "top_p": 0.95, "repeat_penalty": 1.0}),
     ],
 )
-def test_the_student_is_served_as_it_was_judged(exam: dict, says: dict) -> None:
-    assert sampling({"exam": exam}) == says
+def test_the_student_is_served_as_it_was_judged(benchmark: dict, says: dict) -> None:
+    assert sampling({"benchmark": benchmark}) == says
 
 
 @pytest.mark.real

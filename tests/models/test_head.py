@@ -29,7 +29,7 @@ class Case(NamedTuple):
     ids: Tensor
     log_p: Tensor
     weight: Tensor
-    hard: Tensor
+    unmatched: Tensor
 
     def leaves(self) -> list[Tensor]:
         flat = [self.hidden, self.head.weight, self.head.bias, *(t for a in self.head.adapters for t in a[:2])]
@@ -45,9 +45,9 @@ class Case(NamedTuple):
 
 
 def case(
-    seed=0, n=13, h=8, v=50, k=5, *, size=1.0, ragged=True, hard=True, bias=False, rank=0, scale=1.0, softcap=None
+    seed=0, n=13, h=8, v=50, k=5, *, size=1.0, ragged=True, unmatched=True, bias=False, rank=0, scale=1.0, softcap=None
 ):
-    """Random rows of a teacher with the full distribution; some name fewer ids, some are hard, some are sampled."""
+    """Random rows of a teacher with the full distribution; some name fewer ids, some are unmatched, some sampled."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -63,7 +63,7 @@ def case(
     if ragged and n > 3 and k > 2:
         log_p[2] = torch.tensor([0.0, 3.0, *[1.0] * (k - 2), 0.0]).div(k + 1).log()  # sampled: its token was not drawn
     is_hard = torch.zeros(n, dtype=torch.bool)
-    if hard and n > 4:
+    if unmatched and n > 4:
         is_hard[3], ids[3, 1:], log_p[3] = True, -1, torch.tensor([0.0] + [-math.inf] * k)
     adapters = tuple(Adapter(normal(r, h), normal(v, r)) for r in (rank, 1) if rank)
     head = Head(normal(v, h) * size, normal(v) if bias else None, scale, softcap, adapters)
@@ -95,13 +95,15 @@ def dense(c: Case, loss: Loss, temperature=1.0, alpha_ce=0.0, tail="bucket") -> 
         log_p, log_q = (F.pad(x[:, :-1], (0, 1), value=EMPTY) for x in (log_p, log_q))
     if tail == "renormalise":
         log_p, log_q = (x.log_softmax(1).clamp_min(EMPTY) for x in (log_p, log_q))
-    soft = temperature**2 * loss(log_p[~c.hard], log_q[~c.hard])
-    price = ce.masked_scatter(~c.hard, (1 - alpha_ce) * soft + alpha_ce * ce[~c.hard])
+    soft = temperature**2 * loss(log_p[~c.unmatched], log_q[~c.unmatched])
+    price = ce.masked_scatter(~c.unmatched, (1 - alpha_ce) * soft + alpha_ce * ce[~c.unmatched])
     return (price * c.weight.to(price.dtype)).sum(), price
 
 
 def ours(c: Case, loss: Loss, budget_mb: float = BIG, **options) -> tuple[Tensor, Tensor]:
-    return distill(c.hidden, c.head, c.ids, c.log_p, c.weight, loss, hard=c.hard, budget_mb=budget_mb, **options)
+    return distill(
+        c.hidden, c.head, c.ids, c.log_p, c.weight, loss, unmatched=c.unmatched, budget_mb=budget_mb, **options
+    )
 
 
 def rows_mb(rows: float, v: int, size: int = 8) -> float:
@@ -151,7 +153,7 @@ def test_any_shape_and_any_chunk(seed: int, n: int, h: int, v: int, rows: float,
 @pytest.mark.parametrize("size", [30.0, 3e3])  # logits to +-100, +-1e4
 @pytest.mark.parametrize("name", sorted(FEW))
 def test_extreme_logits(name: str, size: float) -> None:
-    c = case(size=size, ragged=False, hard=False)
+    c = case(size=size, ragged=False, unmatched=False)
     both(c, FEW[name], rows_mb(4, 50))
 
 
@@ -249,7 +251,7 @@ def test_two_runs_give_the_same_bits() -> None:
 def test_nothing_chosen_gives_zero_and_gradients_of_zero() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         c = case(bias=True, rank=2).to(dtype)
-        none = Case(c.hidden[:0], c.head, c.ids[:0], c.log_p[:0], c.weight[:0], c.hard[:0])
+        none = Case(c.hidden[:0], c.head, c.ids[:0], c.log_p[:0], c.weight[:0], c.unmatched[:0])
         total, price = ours(none, FEW["forward_kl"])
         total.backward()
         assert total == 0 and price.shape == (0,)
@@ -257,8 +259,8 @@ def test_nothing_chosen_gives_zero_and_gradients_of_zero() -> None:
         assert [len(x) for x in stats(none.hidden, c.head, none.ids, budget_mb=1)] == [0, 0, 0]
 
 
-def test_hard_rows_cost_cross_entropy_whatever_the_loss() -> None:
-    c = case(hard=True)
+def test_unmatched_rows_cost_cross_entropy_whatever_the_loss() -> None:
+    c = case(unmatched=True)
     for temperature in (1.0, 3.0):
         _, price = ours(c, FEW["tvd"], temperature=temperature)
         expected = F.cross_entropy(logits(c)[3], c.ids[3, 0])

@@ -35,16 +35,16 @@ def batches():
     return [Collate(272)(made[i : i + 3]) for i in range(0, 12, 3)]
 
 
-def fit(pupil: Student, steps: int, folder: Path, ckpt: Path | None = None, callbacks=()) -> None:
-    if "log" in vars(pupil):
-        del pupil.log
+def fit(module: Student, steps: int, folder: Path, ckpt: Path | None = None, callbacks=()) -> None:
+    if "log" in vars(module):
+        del module.log
     trainer = L.Trainer(
         accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder, limit_val_batches=0,
         callbacks=list(callbacks),
     )  # fmt: skip
     trainer.strategy.checkpoint_io = Checkpoints({"seed": 0}, steps)
-    trainer.fit(pupil, data(max_tokens=300), ckpt_path=ckpt, weights_only=True)
+    trainer.fit(module, data(max_tokens=300), ckpt_path=ckpt, weights_only=True)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
@@ -91,20 +91,20 @@ class Shapes(TorchDispatchMode):
 
 def test_no_gradient_of_the_heads_weight_is_made():
     for adapters, expected in ((lora(), False), (None, True)):
-        pupil, batch = student(lora=adapters), batches()[0]
+        module, batch = student(lora=adapters), batches()[0]
         with Shapes() as shapes:
-            pupil.training_step(batch, 0).backward()
+            module.training_step(batch, 0).backward()
         assert ((272, 32) in shapes.seen) == expected
 
 
 def test_training_moves_the_adapters_and_nothing_else_and_learns(tmp_path):
     torch.manual_seed(0)  # of the adapters
-    pupil = student(lora=lora(), optimizer=partial(torch.optim.AdamW, lr=1e-2))
-    before = pupil.training_step(batches()[0], 0).item()
-    fit(pupil, 12, tmp_path)
-    assert pupil.training_step(batches()[0], 0).item() < 0.99 * before
+    module = student(lora=lora(), optimizer=partial(torch.optim.AdamW, lr=1e-2))
+    before = module.training_step(batches()[0], 0).item()
+    fit(module, 12, tmp_path)
+    assert module.training_step(batches()[0], 0).item() < 0.99 * before
     fresh = load_model("tiny").state_dict()
-    for name, parameter in pupil.model.named_parameters():
+    for name, parameter in module.model.named_parameters():
         if "lora_" in name:
             assert "lora_B" not in name or parameter.abs().max() > 0
         else:
@@ -113,14 +113,14 @@ def test_training_moves_the_adapters_and_nothing_else_and_learns(tmp_path):
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
 def test_the_saved_student_is_plain_and_equals_the_trained_one(tmp_path, targets):
-    pupil = student(lora=lora(targets=targets))
-    fit(pupil, 4, tmp_path)
-    pupil.save(tmp_path / "student")
+    module = student(lora=lora(targets=targets))
+    fit(module, 4, tmp_path)
+    module.save(tmp_path / "student")
     assert (tmp_path / "student" / "adapter" / "adapter_model.safetensors").exists()
     saved, ids = load_model(str(tmp_path / "student")), batches()[0].input_ids
     assert not any("lora_" in name for name, _ in saved.named_parameters())
-    pupil.model.eval()
-    torch.testing.assert_close(saved.eval()(ids).logits, pupil.model(ids).logits, atol=1e-4, rtol=1e-4)
+    module.model.eval()
+    torch.testing.assert_close(saved.eval()(ids).logits, module.model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 class Save(L.Callback):

@@ -47,7 +47,7 @@ def test_the_real_teacher_solves_and_its_trace_reads_as_a_solution(monkeypatch, 
     store = maker.open()
     for key in collected.keys:
         trace = store[key]
-        assert "boxed" in maker.spoken.decode(trace.response_ids)
+        assert "boxed" in maker.student_tokenizer.decode(trace.response_ids)
         mass = np.add.reduceat(np.exp(trace.logprobs), np.cumsum(trace.counts) - trace.counts)
         assert (mass + np.exp(trace.log_tail) > 0.999).all() and trace.counts.mean() < 40
         if trace.finish == "stop":

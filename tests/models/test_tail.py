@@ -115,5 +115,5 @@ def test_a_store_that_was_made_without_the_floor_is_read_with_it_but_draws_are_l
     for draws, want in ((0, LOG_LEAST), (8, -math.inf)):
         layout = Layout(VOCAB, draws=draws)
         assert decode(encode(one, layout), ROWS, ROWS, layout)["log_tail"] == pytest.approx([want] * ROWS)
-    hard = one._replace(valid=np.zeros(ROWS, bool))
-    assert np.isneginf(decode(encode(hard, Layout(VOCAB)), ROWS, ROWS, Layout(VOCAB))["log_tail"]).all()
+    unmatched = one._replace(valid=np.zeros(ROWS, bool))
+    assert np.isneginf(decode(encode(unmatched, Layout(VOCAB)), ROWS, ROWS, Layout(VOCAB))["log_tail"]).all()

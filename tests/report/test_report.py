@@ -21,7 +21,7 @@ from browser import DESKTOP, PHONE, browser, complaints, look, open_page, screen
 from fake_sweep import BANDS, METHODS, flat_truth, made, method, share, write_cell, write_sweep
 from scipy import stats
 
-from ekd.method import control_of, ordered, pairs_of, tiling
+from ekd.method import comparisons_of, control_of, ordered, tiling
 from ekd.report.effects import holm
 from ekd.report.outcome import outcome
 from ekd.report.pages import run_page, sweep_page
@@ -375,7 +375,7 @@ def test_a_control_is_found_by_the_share_that_was_measured():
     tiles = tiling(shares)
     assert tiles[0] == method("bucket_0_10") and len(tiles) == 10
     assert [one.name for one in ordered(reversed(list(shares)))] == METHODS
-    assert len(pairs_of(shares)) == 19 + 15
+    assert len(comparisons_of(shares)) == 19 + 15
 
 
 def test_a_hundred_cells_are_quick(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from fake_sweep import BANDS, METHODS, made, method, share
 from scipy import stats
 
-from ekd.method import pairs_of
+from ekd.method import comparisons_of
 from ekd.report.cell import Cell
 from ekd.report.effects import any_difference, compare, estimate, holm
 from ekd.report.findings import findings
@@ -20,7 +20,7 @@ BAND_TO_RANDOM = (method("bucket_70_80"), method("random_10"))
 TOP_TO_VANILLA = (method("topk_10"), method("vanilla"))
 TILES = [method(name) for name in BANDS]
 SHARES = {method(name): share(name) for name in METHODS}
-PAIRS = pairs_of(SHARES)
+PAIRS = comparisons_of(SHARES)
 RUNS = 1000
 RARE = 1e-5
 
@@ -159,7 +159,7 @@ def test_one_seed_gives_no_interval_and_seeds_that_only_one_has_are_left_out():
 
 
 def test_differences_without_spread_are_not_taken_for_certainty():
-    """An exam of 24 problems often gives the same difference for every seed."""
+    """A benchmark of 24 problems often gives the same difference for every seed."""
     a, b = {0: 4 / 24, 1: 5 / 24, 2: 6 / 24}, {0: 3 / 24, 1: 4 / 24, 2: 5 / 24}
     c = compare({"a": a, "b": b}, [("a", "b")])[0]
     assert c.difference == pytest.approx(1 / 24)

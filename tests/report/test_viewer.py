@@ -21,7 +21,7 @@ from fake_traces import fake_trace
 from ekd.cli.door import CONF
 from ekd.models.load import load_model, load_tokenizer
 from ekd.report.__main__ import main
-from ekd.report.viewer.marking import Marker
+from ekd.report.viewer.grading import TraceGrader
 from ekd.report.viewer.page import Subject, chosen_keys, natural, write
 from ekd.report.viewer.spelling import BYTES, SPECIAL, TEXT, UNKNOWN, Spelling, question
 from ekd.report.viewer.student_view import views
@@ -102,7 +102,7 @@ def pick(driver: Any, kind: str, **values: int) -> list[int]:
 
 
 def chosen(selector: Any, trace: Trace) -> list[int]:
-    """As Student.weigh does it: hard rows are in no percentile."""
+    """As Student.weigh does it: unmatched rows are in no percentile."""
     rows = np.flatnonzero(trace.valid)
     weight = selector(torch.from_numpy(trace.entropy[rows]), torch.zeros(len(rows), dtype=torch.long))
     return rows[weight.numpy() > 0].tolist()
@@ -115,14 +115,14 @@ def numbers(driver: Any, name: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def strange(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
-    """Hard rows, ties, inexact entropies, markup, cut characters and a response of one token."""
+    """Unmatched rows, ties, inexact entropies, markup, cut characters and a response of one token."""
     folder = tmp_path_factory.mktemp("strange")
     traces = [fake_trace(seed, rows=40 + seed, exact=seed % 2 == 0) for seed in range(4)]
     ties = fake_trace(5, rows=60)
     traces.append(ties._replace(entropy=np.where(ties.valid, np.round(ties.entropy), 0).astype(np.float32)))
-    traces.append(of(fake_trace(6, rows=30, hard=0.0), [9, 1, 2, 20, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 995, 1, 0]))
-    traces.append(of(fake_trace(7, rows=30, hard=0.0), [21]))
-    traces.append(of(fake_trace(8, rows=30, hard=1.0), [21, 22, 0]))
+    traces.append(of(fake_trace(6, rows=30, unmatched=0.0), [9, 1, 2, 20, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 995, 1, 0]))
+    traces.append(of(fake_trace(7, rows=30, unmatched=0.0), [21]))
+    traces.append(of(fake_trace(8, rows=30, unmatched=1.0), [21, 22, 0]))
     store = stored(folder / "store", traces)
     shown = [store[key] for key in chosen_keys(store, 1000)]
     return store, write(folder, store, shown, SPELLING, SUBJECT, top=8)
@@ -352,7 +352,9 @@ def test_search_filters_and_sorting(tmp_path, browser):
     )  # fmt: skip
     foreign = traces[1]._replace(key=f"{2:032x}", problem_id="of another dataset")
     traces += [right, foreign]
-    page = write(tmp_path, store, traces, spelling, SUBJECT._replace(graded=""), top=4, grade=Marker(maker.dataset))
+    page = write(
+        tmp_path, store, traces, spelling, SUBJECT._replace(graded=""), top=4, grade=TraceGrader(maker.dataset)
+    )
     driver = reader(browser, page)
 
     def shown() -> list[str]:
@@ -461,7 +463,7 @@ def contrast(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_a_thousand_traces_open_in_three_seconds(tmp_path, browser):
-    some = [fake_trace(seed, rows=300, most=24, hard=0.01) for seed in range(20)]
+    some = [fake_trace(seed, rows=300, most=24, unmatched=0.01) for seed in range(20)]
     traces = [some[i % 20]._replace(key=f"{i:032x}", problem_id=f"p/{i}", sample=0) for i in range(1000)]
     store = stored(tmp_path / "store", traces)
     page = write(tmp_path, store, traces, SPELLING, SUBJECT, top=8)

@@ -30,7 +30,7 @@ shapes = st.fixed_dictionaries(
         "vocab": st.sampled_from([2, 50, 257, 3000]),
         "most": st.sampled_from([1, 2, 8, 64]),
         "temperatures": st.sampled_from([(), (2.0,), (0.5, 4.0)]),
-        "hard": st.sampled_from([0.0, 0.3, 1.0]),
+        "unmatched": st.sampled_from([0.0, 0.3, 1.0]),
         "scale": st.sampled_from([0.2, 4.0, 30.0]),
     }
 )

@@ -130,7 +130,7 @@ def test_an_unsound_trace_is_refused_by_name_and_costs_itself_alone(tmp_path, sp
 
 
 def test_prompts_of_many_samples_are_kept_once(tmp_path):
-    long = fake_trace(1, rows=1, hard=1.0)
+    long = fake_trace(1, rows=1, unmatched=1.0)
     prompt = fake_trace(2, rows=900).response_ids
     samples = [long._replace(key=f"k{i}", sample=i, prompt_ids=prompt) for i in range(50)]
     store = filled(tmp_path / "s", samples)

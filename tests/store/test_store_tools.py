@@ -97,8 +97,8 @@ def test_inspect_counts_and_shows_forks(path, capsys):
     totals, damage = summary(Store(path), 20, 70, 80)
     assert damage == []
     assert totals.entries == sum(len(trace.ids) for trace in TRACES)
-    assert totals.hard == sum(int((~trace.valid).sum()) for trace in TRACES)
-    assert totals.histogram.sum() == totals.rows - totals.hard
+    assert totals.unmatched == sum(int((~trace.valid).sum()) for trace in TRACES)
+    assert totals.histogram.sum() == totals.rows - totals.unmatched
 
 
 def test_inspect_says_how_certain_inexact_entropies_are(tmp_path, capsys):
@@ -166,7 +166,7 @@ def test_a_foreign_row_is_found_by_its_token(every_position):
     trace = foreign.trace(foreign_example(every_position), foreign.Columns(), 10, 0)
     assert trace.prompt_ids.tolist() == [1, 2]
     assert trace.response_ids.tolist() == [3, 4]
-    assert trace.ids.tolist() == [3, 9, 4]  # 4 is not among the second row's ids: a hard row, never a guess
+    assert trace.ids.tolist() == [3, 9, 4]  # 4 is not among the second row's ids: an unmatched row, never a guess
     assert trace.valid.tolist() == [True, False]
     assert np.exp(trace.log_tail[0]) == pytest.approx(0.1)
     tail = -0.1 * np.log(0.1) + 0.1 * np.log(8) / 2
@@ -392,7 +392,7 @@ def test_what_is_called_certain_is_so_for_any_true_entropies(seed, n, width):
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6), most=st.sampled_from([1, 4, 1000]))
 def test_the_true_entropy_lies_between_the_bounds(seed, most):
-    trace = fake_trace(seed, hard=0.0, most=most)
+    trace = fake_trace(seed, unmatched=0.0, most=most)
     low, high = certainty.bounds(trace, 1000)
     assert (low <= trace.entropy + 1e-4).all()
     assert (trace.entropy <= high + 1e-4).all()

@@ -48,7 +48,11 @@ def one(teacher, asked: Request) -> Trace | Failure:
 def ask(vocabulary: Vocabulary, name: str, **changes) -> Trace | Failure:
     """What the teacher makes of one recorded exchange."""
     said = json.loads(PAIRS[name]["request"]["body_raw"])
-    settings = {"max_new_tokens": said["options"]["num_predict"], "stream": said.get("stream", True), "max_hard": 1.0}
+    settings = {
+        "max_new_tokens": said["options"]["num_predict"],
+        "stream": said.get("stream", True),
+        "max_unmatched": 1.0,
+    }
     with serve(Replay(pairs=[PAIRS[name], *greeting()])) as url:
         teacher = ollama(url, **settings, model=said["model"], **changes)
         return one(teacher, request(vocabulary, said["prompt"]))
@@ -152,7 +156,7 @@ def test_a_space_in_a_list_is_left_in_the_tail(vocabulary: Vocabulary) -> None:
 
 
 @pytest.mark.parametrize("name", [*(f"raw_{n}_nostream" for n in range(7)), "raw_2_stream"])
-def test_halves_of_characters_become_hard_rows(vocabulary: Vocabulary, name: str) -> None:
+def test_halves_of_characters_become_unmatched_rows(vocabulary: Vocabulary, name: str) -> None:
     trace = ask(vocabulary, name)
     parts = [json.loads(line) for line in PAIRS[name]["response_body"].splitlines()]
     assert isinstance(trace, Trace)
@@ -181,10 +185,10 @@ def test_behind_merged_tokens_nothing_is_believed(vocabulary: Vocabulary) -> Non
     entries, text, tokens = entries_of("html_lt_hold_with_default_stops")
     assert tokens > len(entries)
     ids, rows = align(entries, text, tokens, vocabulary)
-    hard = [vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None]
+    unmatched = [vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None]
     assert b"".join(vocabulary.bytes_of[i] for i in ids).decode() == text
-    assert hard[0] == b"<"  # the first of all: what follows may be conditioned on another way of writing "<li"
-    assert len(hard) == len(ids)
+    assert unmatched[0] == b"<"  # the first of all: what follows may be conditioned on another way of writing "<li"
+    assert len(unmatched) == len(ids)
     clean, text, tokens = entries_of("html_lt_hold_stop_empty_list")
     assert None not in align(clean, text, tokens, vocabulary)[1]
 
@@ -271,10 +275,14 @@ def test_the_end_token_gets_its_row_when_asked_for(vocabulary: Vocabulary) -> No
     names = ["at_eos_position_num_predict_1", "at_eos_position_format_string_trick"]
     prompt = json.loads(PAIRS[names[0]]["request"]["body_raw"])["prompt"]
     with serve(Replay(pairs=[*(PAIRS[n] for n in names), *greeting()])) as url:
-        hard = one(ollama(url, max_new_tokens=1, temperature=0), request(vocabulary, prompt))
+        unmatched = one(ollama(url, max_new_tokens=1, temperature=0), request(vocabulary, prompt))
         known = one(ollama(url, max_new_tokens=1, temperature=0, end_row=True), request(vocabulary, prompt))
     end = vocabulary.tokenizer.eos_token_id
-    assert (hard.response_ids.tolist(), hard.valid.tolist(), hard.counts.tolist()) == ([end], [False], [1])
+    assert (unmatched.response_ids.tolist(), unmatched.valid.tolist(), unmatched.counts.tolist()) == (
+        [end],
+        [False],
+        [1],
+    )
     assert (known.response_ids.tolist(), known.valid.tolist(), known.counts.tolist()) == ([end], [True], [19])
     assert known.logprobs[0] == pytest.approx(-0.41906303)
     well_formed(known)
@@ -369,7 +377,7 @@ def test_a_foreign_tokenizer_is_refused_after_the_first_prompt_count(vocabulary:
     assert [isinstance(a, Failure) for a in answers] == [False] * (len(WHOLE) - 1) + [True]
 
 
-def test_many_hard_rows_are_refused_and_nothing_is_passed_on(vocabulary: Vocabulary) -> None:
+def test_many_unmatched_rows_are_refused_and_nothing_is_passed_on(vocabulary: Vocabulary) -> None:
     """As above, but the server does not say how long it found the prompts."""
     tiny = vocabulary_of("tiny")
     asked = [request(tiny, w["request"]["prompt"], w["id"], w["request"]["options"]["seed"]) for w in WHOLE]
@@ -417,7 +425,7 @@ def test_origin_names_the_digest_and_no_endpoint(vocabulary: Vocabulary) -> None
         ({"max_new_tokens": 0}, "max_new_tokens is from 1"),
         ({"temperature": -1}, "temperature is 0"),
         ({"top_p": 0}, "top_p <= 1"),
-        ({"max_hard": 2}, "max_hard is a share"),
+        ({"max_unmatched": 2}, "max_unmatched is a share"),
         ({"timeout": 0}, "timeout is more than 0"),
         ({"endpoints": []}, "at least one"),
         ({"endpoints": ["localhost:11434"]}, "begins with http"),

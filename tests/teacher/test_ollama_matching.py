@@ -177,8 +177,8 @@ def test_a_hole_that_the_count_proves_leaves_the_rows_behind_it_valid() -> None:
     ids = vocabulary.spell(text)
     found, rows = align(lossy(ids, vocabulary, _0=True), text, len(ids), vocabulary)
     assert found == ids
-    hard = b"".join(vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None)
-    assert hard.decode().strip() == "🦄"
+    unmatched = b"".join(vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None)
+    assert unmatched.decode().strip() == "🦄"
     assert rows[0].target < -8  # sampled outside of its list, and matched all the same
 
 
@@ -243,7 +243,7 @@ def traced(rows: list[bool], key: str = "k"):
     return to_trace(request._replace(key=key), [3] * len(rows), made, "length", 10)
 
 
-def test_a_few_hard_rows_pass_and_many_do_not() -> None:
+def test_a_few_unmatched_rows_pass_and_many_do_not() -> None:
     few, many = [traced([True] * 95 + [False] * 5)] * 4, [traced([True] * 50 + [False] * 50)] * 4
     assert list(vet(few, 0.1)) == few
     with pytest.raises(ValueError, match="100 of the first 200 tokens"):
@@ -251,7 +251,7 @@ def test_a_few_hard_rows_pass_and_many_do_not() -> None:
     assert len(list(vet(many, 0.6))) == 4
 
 
-def test_one_end_token_is_no_hard_row_to_the_vetting() -> None:
+def test_one_end_token_is_no_unmatched_row_to_the_vetting() -> None:
     stopped = traced([True, False])._replace(finish="stop")
     assert list(vet([stopped] * 3, 0.0)) == [stopped] * 3
 

@@ -119,17 +119,17 @@ def test_scoring_gives_the_rows_that_generating_gave(
     assert own(scored)[-1] < -1  # nobody would stop there
 
 
-def test_halves_of_characters_are_hard_rows(llama: str, vocabulary: Vocabulary) -> None:
+def test_halves_of_characters_are_unmatched_rows(llama: str, vocabulary: Vocabulary) -> None:
     text = "a 🦄 b"
     ids = vocabulary.spell(text)
-    (scored,) = openai(llama, mode="score", max_hard=1.0).trace(
+    (scored,) = openai(llama, mode="score", max_unmatched=1.0).trace(
         [Request("a", "a", 0, 0, ids_of(vocabulary, "Say:"), ids)]
     )
     assert scored.finish == "length"
-    hard = b"".join(vocabulary.bytes_of[i] for i, valid in zip(ids, scored.valid, strict=True) if not valid)
-    assert hard.decode().strip() == "🦄"
+    unmatched = b"".join(vocabulary.bytes_of[i] for i, valid in zip(ids, scored.valid, strict=True) if not valid)
+    assert unmatched.decode().strip() == "🦄"
     asked = Request("b", "b", 0, 0, ids_of(vocabulary, "🦄🦄🦄🦄🦄🦄"))
-    (made,) = openai(llama, temperature=0, max_new_tokens=6, max_hard=1.0).trace([asked])
+    (made,) = openai(llama, temperature=0, max_new_tokens=6, max_unmatched=1.0).trace([asked])
     shown = whole_characters(made.response_ids.tolist(), vocabulary)
     assert made.valid.tolist() == shown
     assert not all(shown)
@@ -319,7 +319,7 @@ def test_the_key_is_sent_and_appears_nowhere_else(
         ({"server": "text", "mode": "score"}, "cannot score"),
         ({"top": 0}, "teacher.top"),
         ({"temperature": -0.1}, "temperature"),
-        ({"max_hard": -1}, "max_hard"),
+        ({"max_unmatched": -1}, "max_unmatched"),
         ({"timeout": 0}, "timeout"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ekd.eval.benchmark import Exam, Solver
+from ekd.eval.benchmark import Benchmark, Solver
 from ekd.files import digest
 from ekd.models.checkpoint import restore
 from ekd.models.load import load_model, pick_device
@@ -35,8 +35,8 @@ class HF:
             made |= {"checkpoint": self.checkpoint, "checkpoint_digest": _digest(Path(self.checkpoint))}
         return {"type": "hf", "model": self.model, **identity(self.model, self.trust_remote_code), **made}
 
-    def solver(self, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Solver:
-        return exam.by_model(self.load, tokenizer)
+    def solver(self, benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase) -> Solver:
+        return benchmark.by_model(self.load, tokenizer)
 
     def load(self) -> PreTrainedModel:
         model = load_model(

@@ -25,13 +25,13 @@ STEPS = 2048  # a nat: in the page an alternative's logprob is at most 1/4096 na
 LEAST = 65535  # the code of a probability below e^-32, which is shown as 0
 
 
-class Mark(NamedTuple):
+class Graded(NamedTuple):
     status: str  # correct, wrong, unparseable or unknown
     extracted: str = ""  # what was read as the answer
     answer: str = ""  # the right one
 
 
-Grader = Callable[[Trace, str, str], Mark]  # the trace, its prompt and its response as text
+Grader = Callable[[Trace, str, str], Graded]  # the trace, its prompt and its response as text
 
 
 class Subject(NamedTuple):
@@ -184,7 +184,7 @@ def line(trace: Trace, spelling: Spelling, instruction: str, grade: Grader | Non
     """What the list, the search and the filters need to know of a trace."""
     stretches, response = spelling.stretches(trace.prompt_ids.tolist()), spelling.text(trace.response_ids.tolist())
     known, prompt = trace.entropy[trace.valid], "".join(stretches)
-    mark = Mark("unknown") if grade is None else grade(trace, prompt, response)
+    graded = Graded("unknown") if grade is None else grade(trace, prompt, response)
     return {
         "id": trace.problem_id,
         "key": trace.key,
@@ -196,5 +196,5 @@ def line(trace: Trace, spelling: Spelling, instruction: str, grade: Grader | Non
         "question": question(stretches, instruction),
         "prompt": prompt,
         "response": response,
-        **mark._asdict(),
+        **graded._asdict(),
     }

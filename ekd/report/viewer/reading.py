@@ -8,7 +8,7 @@ from typing import Any
 from ekd.distill.fence import check_run, config_of, plain
 from ekd.models.load import load_model, pick_device
 from ekd.outside import check_tree
-from ekd.report.viewer.marking import Marker
+from ekd.report.viewer.grading import TraceGrader
 from ekd.report.viewer.page import Subject, chosen_keys, setting, write
 from ekd.report.viewer.spelling import Spelling
 from ekd.report.viewer.student_view import View, views
@@ -76,6 +76,6 @@ def make(
         spelling,
         subject,
         top=top,
-        grade=None if dataset is None else Marker(dataset),
+        grade=None if dataset is None else TraceGrader(dataset),
         views=None if run is None else look(run, store, traces),
     )

@@ -20,7 +20,7 @@ class View(NamedTuple):
     """Of one trace, row by row as in the trace; entries as in `Trace.ids`."""
 
     entropy: np.ndarray  # (n,) nats, whole vocabulary
-    kl: np.ndarray  # (n,) nats, teacher to student over the known ids and the tail; nan for a hard row
+    kl: np.ndarray  # (n,) nats, teacher to student over the known ids and the tail; nan for an unmatched row
     log_q: np.ndarray  # (sum counts,) of the ids that the teacher's rows name
     log_rest: np.ndarray  # (n,) of all other ids
     argmax: np.ndarray  # (n,) its first choice

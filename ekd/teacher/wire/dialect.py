@@ -80,7 +80,7 @@ def named(rows: Sequence[Row | None], top: int) -> list[Row | None]:
 
 
 def closed(ids: list[int], rows: list[Row | None], finish: str, vocabulary: Vocabulary) -> Solved:
-    """Where the server left the end token out, it is appended as a hard row."""
+    """Where the server left the end token out, it is appended as an unmatched row."""
     if finish == "stop" and (not ids or ids[-1] in vocabulary.bytes_of):
         return Solved([*ids, vocabulary.end], [*rows, None], finish)
     return Solved(ids, rows, finish)

@@ -2,7 +2,7 @@
 
 It has no call that scores a text. But a grammar of token ids ("<[504]> <[3575]>") leaves it no other choice, and its
 logprobs are taken before any grammar or sampler: so it scores at the speed at which it generates. It gives no
-logprobs for a token that ends in the middle of a character; that is a hard row.
+logprobs for a token that ends in the middle of a character; that is an unmatched row.
 """
 
 from __future__ import annotations

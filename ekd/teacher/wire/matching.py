@@ -3,7 +3,7 @@
 A server that gives no ids may also merge tokens, drop halves of characters, or speak another tokenizer. So a row is
 valid only where the teacher's token covers the same bytes of the response with the same id as the student tokenizer's
 own reading of the whole response, and where every id before it is the one that the teacher saw. Everything else is a
-hard row: it knows its token and nothing more.
+unmatched row: it knows its token and nothing more.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def align(
     tokens: how many the server says it made, without the end token; None where it does not say. Wherever a text has
     exactly one id, that is what the teacher saw, and it is kept. The rest are holes (several tokens came as one text,
     as halves of characters do) and are read again. The teacher may have written a hole in another way, and every
-    later row is conditioned on it: those are hard, unless the count of tokens leaves no other way of writing it.
+    later row is conditioned on it: those are unmatched, unless the count of tokens leaves no other way of writing it.
     """
     spelled = vocabulary.spell(text)
     readable = all(entry.spelling in vocabulary.id_of or is_text(entry.spelling) for entry in entries)
@@ -88,7 +88,7 @@ def nameless_end(top: Sequence[tuple[bytes, float]], vocabulary: Vocabulary) -> 
     """The end token's row, from the list at its place, where a server writes it as "" and says that it was chosen.
 
     Other tokens may be "" too (other role marks, halves of characters). It is known where it is the only such one, or
-    the most likely of all; else None, a hard row.
+    the most likely of all; else None, an unmatched row.
     """
     nameless = [logprob for spelling, logprob in top if not spelling]
     if not nameless or (len(nameless) > 1 and top[0][0]):
@@ -99,7 +99,7 @@ def nameless_end(top: Sequence[tuple[bytes, float]], vocabulary: Vocabulary) -> 
 def vet(answers: Iterable[Trace | Failure], limit: float) -> Iterator[Trace | Failure]:
     """Passes answers on, but none before ENOUGH rows showed that the teacher's tokens are the student's.
 
-    limit: the largest share of hard rows (end tokens apart). Raises ValueError above it, or when the first MANY
+    limit: the largest share of unmatched rows (end tokens apart). Raises ValueError above it, or when the first MANY
     requests all failed; then nothing was passed on.
     """
     share = _Share()
@@ -112,12 +112,12 @@ def vet(answers: Iterable[Trace | Failure], limit: float) -> Iterator[Trace | Fa
             break
         if isinstance(answer, Failure) and len(held) >= MANY and not share.rows:
             raise ValueError(f"the first {len(held)} requests all failed; the last one: {answer.reason}")
-    if share.hard > limit * share.rows:
+    if share.unmatched > limit * share.rows:
         raise ValueError(
-            f"{share.hard} of the first {share.rows} tokens of the teacher ({share.hard / share.rows:.0%}, limit "
+            f"{share.unmatched} of the first {share.rows} tokens of the teacher ({share.told()[2]:.0f}%, limit "
             f"{limit:.0%}) are not tokens of the student's tokenizer: they are most likely of different families. "
             "Choose a student of the teacher's family, or, if these texts are full of emoji or rare scripts, raise "
-            "teacher.max_hard"
+            "teacher.max_unmatched"
         )
     yield from held
     for answer in stream:
@@ -127,19 +127,19 @@ def vet(answers: Iterable[Trace | Failure], limit: float) -> Iterator[Trace | Fa
 
 
 class _Share:
-    """How many rows are hard, end tokens apart."""
+    """How many rows are unmatched, end tokens apart."""
 
     def __init__(self) -> None:
-        self.rows = self.hard = 0
+        self.rows = self.unmatched = 0
 
     def add(self, answer: Trace | Failure) -> None:
         if isinstance(answer, Trace):
             body = answer.valid[:-1] if answer.finish == "stop" else answer.valid
             self.rows += len(body)
-            self.hard += int((~body).sum())
+            self.unmatched += int((~body).sum())
 
     def told(self) -> tuple[int, int, float]:
-        return self.rows, self.hard, 100 * self.hard / max(self.rows, 1)
+        return self.rows, self.unmatched, 100 * self.unmatched / max(self.rows, 1)
 
 
 def _starts(spellings: list[bytes]) -> list[int]:

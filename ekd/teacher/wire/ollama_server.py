@@ -93,7 +93,7 @@ def _plain(error: object) -> str:
         return str(error)
 
 
-def judge(said: ollama.GenerateResponse, request: Request, tokens: int, top: int) -> None:
+def check_answer(said: ollama.GenerateResponse, request: Request, tokens: int, top: int) -> None:
     """Raises where an answer is not a whole one to the very prompt that was asked. tokens, top: asked for."""
     check_prompt(said.prompt_eval_count, len(request.prompt_ids))
     if not said.done:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """tokenizer: the student's, in whose ids the traces are. max_hard: the share of hard rows that is borne.
+    """tokenizer: the student's, in whose ids the traces are. max_unmatched: the share of unmatched rows that is borne.
 
     attempts, backoff, patience: see `Wire`. timeout: seconds that an answer may take, from first to last word.
     """
@@ -30,7 +30,7 @@ class Remote:
     temperature: float
     top_p: float
     max_new_tokens: int
-    max_hard: float
+    max_unmatched: float
     attempts: int
     backoff: float
     timeout: float
@@ -44,8 +44,8 @@ class Remote:
                 "teacher.temperature is 0 (greedy) or more and 0 < teacher.top_p <= 1, "
                 f"not {self.temperature} and {self.top_p}"
             )
-        if not 0 <= self.max_hard <= 1:
-            raise ValueError(f"teacher.max_hard is a share, 0 to 1, not {self.max_hard}")
+        if not 0 <= self.max_unmatched <= 1:
+            raise ValueError(f"teacher.max_unmatched is a share, 0 to 1, not {self.max_unmatched}")
         if self.timeout <= 0:
             raise ValueError(f"teacher.timeout is more than 0 seconds, not {self.timeout}")
         _ = self.wire  # checks the rest

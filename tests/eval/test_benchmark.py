@@ -1,4 +1,4 @@
-"""The exam: what is asked, what is written down, what it is worth, and that nothing stops it for good."""
+"""The benchmark: what is asked, what is written down, what it is worth, and that nothing stops it for good."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ekd.dataset.arithmetic import Arithmetic
 from ekd.eval.answers import Answer, AnswerFile, read, repeats
-from ekd.eval.benchmark import Exam
-from ekd.eval.callback import Examiner
+from ekd.eval.benchmark import Benchmark
+from ekd.eval.callback import BenchmarkCallback
 from ekd.eval.compare import compare, locate
 from ekd.eval.metrics import majority, markdown, rows, rungs, summary
 from ekd.models.generation import Text
@@ -20,14 +20,14 @@ from ekd.models.prompt import Prompt
 from ekd.types import Failure
 
 
-def exam(**changes) -> Exam:
+def benchmark(**changes) -> Benchmark:
     values = {
         "dataset": Arithmetic(seed=0, train=8, val=4, test=6, kinds=None, levels=[1]),
         "prompt": Prompt(system="", instruction="", shots=0, thinking=None),
         "split": "test", "problems": None, "samples": 1, "max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0,
         "batch_size": 4, "seed": 0,
     }  # fmt: skip
-    return Exam(**(values | changes))
+    return Benchmark(**(values | changes))
 
 
 def answer(problem: str = "p", sample: int = 0, said: str = "1", right: bool = False, **changes) -> Answer:
@@ -80,7 +80,7 @@ def test_a_tied_vote_counts_by_halves_and_no_vote_is_no_answer():
 
 def test_equal_answers_are_found_by_the_dataset_itself():
     a, b = answer(said="1/2", text=r"\boxed{1/2}"), answer(said="0.5", text=r"so \boxed{0.5}")
-    assert exam()._same(a, b) and not exam()._same(a, answer(said="0.6", text=r"\boxed{0.6}"))
+    assert benchmark()._same(a, b) and not benchmark()._same(a, answer(said="0.6", text=r"\boxed{0.6}"))
 
 
 @pytest.mark.parametrize(
@@ -100,25 +100,25 @@ def test_what_repeats_itself_would_not_have_ended(text, endless):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"samples": 4}, "exam.samples=4 at temperature 0 are 4 equal answers: set exam.temperature=0.6"),
-        ({"samples": 0}, "exam.samples is 1 or more, not 0"),
-        ({"max_new_tokens": 0}, "exam.max_new_tokens is 1 or more, not 0"),
-        ({"top_p": 0}, "0 < exam.top_p <= 1, not 0.0 and 0"),
+        ({"samples": 4}, "benchmark.samples=4 at temperature 0 are 4 equal answers: set benchmark.temperature=0.6"),
+        ({"samples": 0}, "benchmark.samples is 1 or more, not 0"),
+        ({"max_new_tokens": 0}, "benchmark.max_new_tokens is 1 or more, not 0"),
+        ({"top_p": 0}, "0 < benchmark.top_p <= 1, not 0.0 and 0"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_way_out(changes, said):
     with pytest.raises(ValueError) as error:
-        exam(**changes)
+        benchmark(**changes)
     assert said in str(error.value)
 
 
 def test_more_problems_than_there_are_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"test split has 6 problems, not exam\.problems=7"):
-        exam(problems=7).questions()
+    with pytest.raises(ValueError, match=r"test split has 6 problems, not benchmark\.problems=7"):
+        benchmark(problems=7).questions()
 
 
 def test_every_sample_has_a_seed_of_its_own_that_no_setting_moves(tokenizer):
-    few, many = (exam(samples=n, temperature=1.0) for n in (2, 3))
+    few, many = (benchmark(samples=n, temperature=1.0) for n in (2, 3))
     seeds = {(r.problem_id, r.sample): r.seed for r in many.requests(tokenizer)}
     assert len(set(seeds.values())) == 18
     assert all(seeds[r.problem_id, r.sample] == r.seed for r in few.requests(tokenizer))
@@ -131,9 +131,9 @@ def test_the_identity_changes_with_whatever_changes_an_answer(tokenizer):
         {"problems": 5}, {"max_new_tokens": 9}, {"temperature": 1.0}, {"split": "val"}, {"dataset": dataset},
         {"prompt": prompt}, {"seed": 1}, {"top_p": 0.9},
     ]  # fmt: skip
-    names = [exam(**change).identity({"model": "a"}, tokenizer) for change in [{}, *changes]]
-    names.append(exam().identity({"model": "b"}, tokenizer))
-    assert len(set(names)) == len(names) and names[0] == exam(batch_size=1).identity({"model": "a"}, tokenizer)
+    names = [benchmark(**change).identity({"model": "a"}, tokenizer) for change in [{}, *changes]]
+    names.append(benchmark().identity({"model": "b"}, tokenizer))
+    assert len(set(names)) == len(names) and names[0] == benchmark(batch_size=1).identity({"model": "a"}, tokenizer)
 
 
 # what is written down
@@ -141,17 +141,17 @@ def test_the_identity_changes_with_whatever_changes_an_answer(tokenizer):
 
 def test_answers_hold_prompt_text_and_verdict_and_are_not_asked_twice(tokenizer, tiny, tmp_path):
     path = tmp_path / "answers.jsonl"
-    sitting = exam().sit(tokenizer, exam().by_model(lambda: tiny, tokenizer), path, "tiny")
+    outcome = benchmark().run(tokenizer, benchmark().by_model(lambda: tiny, tokenizer), path, "tiny")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(sitting.answers) == len(lines) == 6
+    assert len(outcome.answers) == len(lines) == 6
     assert lines[0]["prompt"].startswith("<|im_start|>user") and lines[0]["status"] == "unparseable"
-    assert all(a.seconds > 0 and a.tokens for a in sitting.answers)
+    assert all(a.seconds > 0 and a.tokens for a in outcome.answers)
 
     def refuse():
         raise AssertionError("nothing was to be solved")
 
-    again = exam().sit(tokenizer, exam().by_model(refuse, tokenizer), path, "tiny")
-    assert again.answers == sitting.answers
+    again = benchmark().run(tokenizer, benchmark().by_model(refuse, tokenizer), path, "tiny")
+    assert again.answers == outcome.answers
 
 
 class Power(Exception):
@@ -160,15 +160,15 @@ class Power(Exception):
 
 @settings(deadline=None, max_examples=8)
 @given(stops=st.lists(st.integers(0, 17), max_size=4), cut=st.integers(0, 60))
-def test_an_exam_stopped_anywhere_ends_as_one_that_was_not(tmp_path_factory, stops, cut):
+def test_a_benchmark_stopped_anywhere_ends_as_one_that_was_not(tmp_path_factory, stops, cut):
     """Also in the middle of a batch, and in the middle of a line."""
     from ekd.models.load import load_model, load_tokenizer
 
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny").eval()
-    ours = exam(samples=3, temperature=1.0, batch_size=5)
+    ours = benchmark(samples=3, temperature=1.0, batch_size=5)
     solve = ours.by_model(lambda: model, tokenizer)
-    folder = tmp_path_factory.mktemp("exam")
-    whole = ours.sit(tokenizer, solve, folder / "whole.jsonl", "").answers
+    folder = tmp_path_factory.mktemp("benchmark")
+    whole = ours.run(tokenizer, solve, folder / "whole.jsonl", "").answers
 
     def failing(after: int):
         def stopped(requests, done):
@@ -182,10 +182,10 @@ def test_an_exam_stopped_anywhere_ends_as_one_that_was_not(tmp_path_factory, sto
     path = folder / "stopped.jsonl"
     for after in stops:
         try:
-            ours.sit(tokenizer, failing(after), path, "")
+            ours.run(tokenizer, failing(after), path, "")
         except Power:
             path.write_bytes(path.read_bytes()[: -cut or None])
-    resumed = ours.sit(tokenizer, solve, path, "").answers
+    resumed = ours.run(tokenizer, solve, path, "").answers
     assert [a._replace(seconds=0) for a in resumed] == [a._replace(seconds=0) for a in whole]
     assert len(path.read_text().splitlines()) == len(whole) == 18
 
@@ -222,38 +222,38 @@ def test_a_request_that_failed_is_told_and_asked_again(tokenizer, tmp_path):
             lost = len(asked) == 1 and i == 2
             yield request, Failure(request.key, request.problem_id, "HTTP 500") if lost else Text([5], "length", 0.1)
 
-    first = exam().sit(tokenizer, flaky, tmp_path / "a.jsonl", "")
+    first = benchmark().run(tokenizer, flaky, tmp_path / "a.jsonl", "")
     assert len(first.answers) == 5 and first.failures[0].reason == "HTTP 500"
-    result = exam().summary(first.answers)
+    result = benchmark().summary(first.answers)
     assert result["failed"] == 1 and "1 requests had no answer" in dict(rows(result))["failed"]
-    second = exam().sit(tokenizer, flaky, tmp_path / "a.jsonl", "")
+    second = benchmark().run(tokenizer, flaky, tmp_path / "a.jsonl", "")
     assert len(second.answers) == 6 and not second.failures and asked == [6, 1]
 
 
-def test_a_teacher_sits_the_same_exam_as_its_model(tokenizer, tmp_path):
+def test_a_teacher_sits_the_same_benchmark_as_its_model(tokenizer, tmp_path):
     from ekd.models.load import load_model
 
-    ours = exam(samples=2, temperature=0.9, top_p=0.95)
+    ours = benchmark(samples=2, temperature=0.9, top_p=0.95)
     model = load_model("tiny:1")
-    own = ours.sit(tokenizer, ours.by_model(lambda: model, tokenizer), tmp_path / "a.jsonl", "").answers
-    taught = ours.sit(tokenizer, ours.by_teacher(hf(model="tiny:1", mode="score")), tmp_path / "b.jsonl", "").answers
+    own = ours.run(tokenizer, ours.by_model(lambda: model, tokenizer), tmp_path / "a.jsonl", "").answers
+    taught = ours.run(tokenizer, ours.by_teacher(hf(model="tiny:1", mode="score")), tmp_path / "b.jsonl", "").answers
     assert [a.text for a in own] == [a.text for a in taught]
 
 
 def test_no_batch_is_begun_once_the_time_is_up(tokenizer, tiny, tmp_path):
-    short = exam(batch_size=2)
-    sitting = short.sit(tokenizer, short.by_model(lambda: tiny, tokenizer, seconds=0), tmp_path / "a.jsonl", "")
-    assert len(sitting.answers) in (0, 2)
+    short = benchmark(batch_size=2)
+    outcome = short.run(tokenizer, short.by_model(lambda: tiny, tokenizer, seconds=0), tmp_path / "a.jsonl", "")
+    assert len(outcome.answers) in (0, 2)
 
 
-def test_the_examiner_refuses_the_split_that_judges():
+def test_the_callback_refuses_the_split_that_judges():
     with pytest.raises(ValueError, match=r"what chooses a checkpoint must not be what judges it; use val"):
-        Examiner(exam=exam(split="test"), seconds=None, dirpath="x")
-    with pytest.raises(ValueError, match=r"callback\.exam\.seconds is more than 0"):
-        Examiner(exam=exam(split="val"), seconds=0, dirpath="x")
+        BenchmarkCallback(benchmark=benchmark(split="test"), seconds=None, dirpath="x")
+    with pytest.raises(ValueError, match=r"callback\.benchmark\.seconds is more than 0"):
+        BenchmarkCallback(benchmark=benchmark(split="val"), seconds=0, dirpath="x")
 
 
-# two exams
+# two benchmarks
 
 
 def test_flipped_problems_are_listed_and_the_difference_is_paired():
@@ -265,7 +265,7 @@ def test_flipped_problems_are_listed_and_the_difference_is_paired():
     assert [f.problem_id for f in found.flips] == [f"p{i}" for i in (*range(13, 20), *range(1, 5))]
 
 
-def test_exams_without_a_common_problem_or_with_other_answers_are_not_compared(tmp_path):
+def test_benchmarks_without_a_common_problem_or_with_other_answers_are_not_compared(tmp_path):
     with pytest.raises(ValueError, match="no problem in common"):
         compare([answer("a")], [answer("b")])
     with pytest.raises(ValueError, match="different problems of the same name"):

@@ -16,7 +16,7 @@ from test_student import student
 
 from ekd.cli.door import build
 from ekd.data.collate import Collate
-from ekd.distill.compatibility import check_pairs
+from ekd.distill.compatibility import check_compatibility
 from ekd.loss.forward_kl import ForwardKL
 from ekd.loss.reverse_kl import ReverseKL
 from ekd.loss.skew_reverse_kl import SkewReverseKL
@@ -62,7 +62,7 @@ def test_every_signal_with_every_loss_trains_or_is_refused(name, draws, signals,
         signal = copy.deepcopy(signals[name])  # one of them learns
         learner = student(signal=signal, selector=TopK(k_percent=40, scope="sequence"), loss=loss)
         try:
-            check_pairs(served, learner)
+            check_compatibility(served, learner)
         except ValueError as refusal:
             assert draws and "teacher.draws=12" in str(refusal) and "set teacher.draws=0" in str(refusal)
             continue
@@ -94,14 +94,14 @@ def test_what_is_refused_would_have_gone_wrong():
 def test_a_sum_is_refused_for_its_parts_and_only_for_those_that_count():
     parts = {"f": ForwardKL(), "r": ReverseKL()}
     served = of(hf(draws=12))
-    check_pairs(served, student(loss=Weighted(losses=parts, weights={"f": 1.0, "r": 0.0})))
+    check_compatibility(served, student(loss=Weighted(losses=parts, weights={"f": 1.0, "r": 0.0})))
     with pytest.raises(ValueError, match="loss=Weighted"):
-        check_pairs(served, student(loss=Weighted(losses=parts, weights={"f": 1.0, "r": 0.1})))
-    check_pairs(served, student(loss=SkewReverseKL(alpha=0.1)))
+        check_compatibility(served, student(loss=Weighted(losses=parts, weights={"f": 1.0, "r": 0.1})))
+    check_compatibility(served, student(loss=SkewReverseKL(alpha=0.1)))
     with pytest.raises(ValueError, match="loss=SkewReverseKL"):
-        check_pairs(served, student(loss=SkewReverseKL(alpha=0.0)))
+        check_compatibility(served, student(loss=SkewReverseKL(alpha=0.0)))
     with pytest.raises(ValueError, match="signal=SoftOr"):
-        check_pairs(served, student(signal=SoftOr(scale="minmax")))
+        check_compatibility(served, student(signal=SoftOr(scale="minmax")))
 
 
 class Wire:
@@ -128,14 +128,14 @@ class Wire:
 )
 def test_a_refusal_comes_before_any_work_and_says_what_would_work(teacher, learner, served, said):
     with pytest.raises(ValueError, match=r"temperature|draws|tail") as refusal:
-        check_pairs(of(teacher, **served), student(**learner))
+        check_compatibility(of(teacher, **served), student(**learner))
     assert said in str(refusal.value)
 
 
 def test_what_the_traces_know_is_not_refused():
-    check_pairs(of(hf(temperatures=[2.0]), temperature=2.0), student(temperature=2.0))
-    check_pairs(of(Wire(), samples=top()), student(loss=ReverseKL(), signal=CERatio(entropy="plus")))
-    check_pairs(of(hf(draws=9), samples=top()), student())
+    check_compatibility(of(hf(temperatures=[2.0]), temperature=2.0), student(temperature=2.0))
+    check_compatibility(of(Wire(), samples=top()), student(loss=ReverseKL(), signal=CERatio(entropy="plus")))
+    check_compatibility(of(hf(draws=9), samples=top()), student())
 
 
 def test_validation_of_drawn_traces_means_the_kl_of_the_full_ones():
@@ -148,10 +148,10 @@ def test_validation_of_drawn_traces_means_the_kl_of_the_full_ones():
     def mean(price, seed, **changes) -> float:
         again = [r._replace(seed=r.seed + seed) for r in texts]
         rows = (batch := Collate(272)(list(hf(mode="score", **changes).trace(again)))).rows
-        seen = stats(pupil.hidden(batch), head_of(pupil.model), rows.teacher_ids, budget_mb=1)
+        seen = stats(module.hidden(batch), head_of(module.model), rows.teacher_ids, budget_mb=1)
         return float(price(rows, seen.log_q).mean())
 
-    pupil = student()
+    module = student()
     exact = mean(lambda rows, log_q: kl(rows.teacher_logprobs, log_q), 0, mass=1.0, max_k=272)
     drawn = torch.tensor([mean(kl_of_draws, seed, draws=16) for seed in range(40)])
     assert abs(drawn.mean() - exact) < 4 * drawn.std() / 40**0.5

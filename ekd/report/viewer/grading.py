@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ekd.report.viewer.page import Mark
+from ekd.report.viewer.page import Graded
 from ekd.types import Dataset, Problem, Trace
 
 
@@ -20,16 +20,16 @@ def posed(dataset: Dataset) -> dict[str, Problem]:
     return problems
 
 
-class Marker:
+class TraceGrader:
     """Grades traces by the dataset's own rules."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset, self.problems = dataset, posed(dataset)
 
-    def __call__(self, trace: Trace, prompt: str, response: str) -> Mark:
+    def __call__(self, trace: Trace, prompt: str, response: str) -> Graded:
         """An id may be another problem's (made with another seed), so the question has to be in the prompt, too."""
         problem = self.problems.get(trace.problem_id)
         if problem is None or problem.question not in prompt:
-            return Mark("unknown")
+            return Graded("unknown")
         verdict = self.dataset.grade(problem, response)
-        return Mark(verdict.status, verdict.extracted, problem.answer)
+        return Graded(verdict.status, verdict.extracted, problem.answer)
