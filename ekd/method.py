@@ -26,7 +26,7 @@ UNSCORED = ("vanilla", "random")  # selectors that do not look at the score, so 
 # Where a method's parts say how a model is loaded or how the work is cut: no part of the method.
 PLUMBING = frozenset(
     {"_target_", "model", "layers", "dtype", "attention", "quantize", "trust_remote_code", "device", "max_tokens"}
-    | {"tokenizer", "head_mb", "steps", "accumulate"}
+    | {"tokenizer", "head_mb", "steps", "accumulate", "store", "batch_size"}
 )
 SHORT = {"k_percent", "percent", "lower", "upper", "at_least"}  # said as a bare number: topk_20, bucket_70_80
 NEAR = 0.1  # a control's measured share may differ by so much of the method's own
@@ -51,6 +51,7 @@ class Method(NamedTuple):
     signal: Part | None  # None: the selector does not look at a score
     loss: Part
     source: Part = Part("cached")
+    policy: Part | None = None  # who writes the texts of cached traces; None: the teacher or the dataset
     samples: Part | None = None  # which traces; None: all
     draws: int = 0  # the teacher's rows are counts of so many draws; 0: logprobs
     temperature: float = 1.0
@@ -67,6 +68,7 @@ class Method(NamedTuple):
         words += [spelled("signal", self.signal)] if self.signal not in (None, TEACHER_ENTROPY) else []
         words += [spelled("loss", self.loss)] if self.loss != FORWARD_KL else []
         words += [spelled("source", self.source)] if self.source != Part("cached") else []
+        words += [spelled("policy", self.policy)] if self.policy else []
         words += [spelled("data/samples", self.samples)] if self.samples else []
         words += [f"draws_{self.draws}"] if self.draws else []
         words += [f"T_{self.temperature:g}"] if self.temperature != 1 else []
@@ -130,12 +132,13 @@ def method_of(config: Mapping[str, Any]) -> Method:
     if alpha == 1 or loss.name == "cross_entropy":  # two spellings of one loss
         loss, alpha = Part("cross_entropy"), 0.0
     samples = (config.get("data") or {}).get("samples")
-    source = config.get("source")
+    source, policy = config.get("source"), config.get("policy")
     return Method(
         selector=selector,
         signal=None if selector.name in UNSCORED else part_of(config["signal"]),
         loss=loss,
         source=part_of(source) if source else Part("cached"),
+        policy=part_of(policy) if policy else None,
         samples=part_of(samples) if samples else None,
         draws=int((config.get("teacher") or {}).get("draws") or 0),
         temperature=float(student.get("temperature") or 1),

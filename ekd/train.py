@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import resource
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -264,15 +265,20 @@ def run_benchmark(
     device = pick_device("auto")
     loaded: Any = student  # the type that transformers gives to a model's `to` is not callable
     evaluated: dict[str, Any] = {}
+    seeing = replace(benchmark, teacher_prompt=data.collector.own_prompt)  # it is judged by what it read when it taught
     if config.baselines.teacher:
-        path = kept_file(benchmark.identity(teacher.origin(), tokenizer))
+        path = kept_file(seeing.identity(teacher.origin(), tokenizer))
         evaluated["teacher"] = (benchmark.by_teacher(teacher), path)
     if config.baselines.before and config.ckpt_from is None:  # else it is not what training began with
         path = kept_file(benchmark.identity(student.origin(), tokenizer))
         evaluated["student before"] = (benchmark.by_model(lambda: loaded.load().to(device), tokenizer), path)
     trained = benchmark.by_model(lambda: loaded.model.to(device), tokenizer)
     evaluated["student after"] = (trained, run / "answers.jsonl")
-    answers = {who: benchmark.run(tokenizer, solve, path, who).answers for who, (solve, path) in evaluated.items()}
+    asked = {"teacher": seeing}
+    answers = {
+        who: asked.get(who, benchmark).run(tokenizer, solve, path, who).answers
+        for who, (solve, path) in evaluated.items()
+    }
     return {who: benchmark.summary(given) for who, given in answers.items()}
 
 

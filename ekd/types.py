@@ -7,7 +7,8 @@ logarithms are natural; entropy is in nats.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -29,8 +30,15 @@ class Request(NamedTuple):
     problem_id: str
     sample: int  # 0, 1, ... when a problem is solved several times
     seed: int  # this sample's own, so that order, batches and restarts never matter
-    prompt_ids: list[int]
+    prompt_ids: list[int]  # what the student reads
     response_ids: list[int] | None = None  # given: score these tokens; None: generate
+    teacher_prompt_ids: list[int] | None = None  # what the teacher reads in their place; None: the same
+    contrast_prompt_ids: list[int] | None = None  # a second prompt, under which the response's tokens are read as well
+
+    @property
+    def read_ids(self) -> list[int]:
+        """What the teacher reads before the response."""
+        return self.prompt_ids if self.teacher_prompt_ids is None else self.teacher_prompt_ids
 
 
 class Trace(NamedTuple):
@@ -55,6 +63,10 @@ class Trace(NamedTuple):
     exact: bool  # entropy is exact; False: the midpoint of its bounds (a server that gives only k ids)
     valid: np.ndarray  # (n,) bool, False = unmatched row
     log_norm: np.ndarray  # (n, temperatures) float32, ln sum_j p_j^(1/T) for each temperature the store lists
+    verdict: str = ""  # of its text: correct, wrong or unparseable; "" where nobody graded it
+    policy: str = ""  # who wrote the text: teacher, dataset, student or student@ROUND; "" where it is not known
+    teacher_prompt_ids: np.ndarray | None = None  # int32, what the teacher read; None: prompt_ids
+    contrast: np.ndarray | None = None  # (n,) float32, ln p of each response token under a second prompt
 
 
 class Failure(NamedTuple):
@@ -91,6 +103,7 @@ class Rows(NamedTuple):
     log_norm: Tensor  # (R,) ln sum_j p_j^(1/T) at the training temperature T; 0 at T = 1
     vocab: int  # V, entries of the student's softmax
     draws: bool = False  # teacher_logprobs are ln of counts / draws, which say 0 of an id never drawn
+    contrast: Tensor | None = None  # (R,) ln p of the token that came next, under the teacher's second prompt
     student: Stats | None = None  # filled only for a signal that asks
 
 
@@ -131,7 +144,36 @@ class Teacher(Protocol):
     def origin(self) -> dict:
         """Everything about the teacher that decides its traces, as plain JSON values, without a secret."""
 
-    def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]: ...
+    def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
+        """`prompt_ids` are what it reads: whoever asks has put the teacher's own prompt there."""
+
+
+@runtime_checkable
+class Opens(Protocol):
+    """A teacher that can stay warm, and then does whatever a request asks for: generates, or scores given text."""
+
+    def open(self) -> AbstractContextManager[Teacher]: ...
+
+
+class Text(NamedTuple):
+    """What a model wrote."""
+
+    ids: list[int]  # the end token included when finish is "stop"
+    finish: str  # "stop" or "length"
+    seconds: float = 0.0  # its share of the time that the machine was busy
+
+
+class Policy(Protocol):
+    """Who writes the texts that the teacher reads, where that is neither the teacher nor the dataset."""
+
+    name: str  # student, or student@ROUND
+    batch_size: int  # texts that are written together, always the same ones: sums are rounded by the company they keep
+
+    def origin(self) -> dict:
+        """Everything that decides its texts, beside the requests and what its weights are by now."""
+
+    def write(self, batch: Sequence[Request]) -> list[Text]:
+        """One text for each request, from its own seed."""
 
 
 class Signal(Protocol):
@@ -164,6 +206,13 @@ class NeedsDensity(Protocol):
     """A signal or loss that may need p of every id, as most do not: counts of draws say 0 of an id never drawn."""
 
     needs_density: bool
+
+
+@runtime_checkable
+class NeedsOwnText(Protocol):
+    """A loss that is the gradient of a distance only on text that the student itself wrote."""
+
+    needs_own_text: bool
 
 
 @runtime_checkable

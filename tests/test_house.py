@@ -22,6 +22,7 @@ REQUIRED = {
     "dataset=jsonl": ["dataset.test=problems.jsonl"],
     "dataset=corpus": ["dataset.train=text.txt"],
     "dataset=hub": ["dataset.name=openai/gsm8k"],
+    "source=stores": ["source.paths=[traces]"],
 }
 
 register()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
 from filelock import FileLock
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ekd.data.batch_sampler import Batches
 from ekd.data.collate import Collate
 from ekd.data.collect import Collected, Collector
+from ekd.data.source import Source
+from ekd.data.traces import Traces
+from ekd.data.tracing import Grades
 from ekd.files import acquire
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
@@ -32,9 +35,9 @@ class TraceData(L.LightningDataModule):
     """Collects what is missing (on one rank), then serves it.
 
     train_problems, val_problems: the first so many of the split, null for all. val_split: "val", or "test" where
-    nothing is chosen by the validation figures. samples: which traces of the train split are
-    kept; None: all. max_tokens: budget of a batch, padding included. packing: all sequences of a batch in one row,
-    without padding. temperature: at which the student learns. seed: of the order.
+    nothing is chosen by the validation figures. samples: which traces of the train split are kept; None: all. source:
+    where training batches come from; None: those traces. max_tokens: budget of a batch, padding included. packing: all
+    sequences of a batch in one row, without padding. temperature: at which the student learns. seed: of the order.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class TraceData(L.LightningDataModule):
         val_problems: int | None,
         val_split: str,
         samples: Samples | None,
+        source: Source | None = None,
         max_tokens: int,
         packing: bool,
         temperature: float,
@@ -61,7 +65,8 @@ class TraceData(L.LightningDataModule):
         self.collector = collector
         self.counts = {"train": train_problems, val_split: val_problems}
         self.val_split, self.max_tokens, self.seed, self.workers = val_split, max_tokens, seed, workers
-        self.packing, self.temperature, self.samples = packing, temperature, samples
+        self.packing, self.temperature, self.samples, self.source = packing, temperature, samples, source
+        self.closing = ExitStack()  # what a source holds open
         self.collected: dict[str, Collected] = {}  # filled where prepare_data ran
         self.done = 0  # micro-batches of this rank that were trained on before a resume
 
@@ -69,18 +74,36 @@ class TraceData(L.LightningDataModule):
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
         for split, problems in self.counts.items():
             self.collector.check_count(split, problems)
+        if self.source is not None:
+            self.source.check(self)
         store = self.collector.open()
         lock = nullcontext() if self._complete(store) else self._lock(store)
         with lock:  # cells of a sweep trace once; where nothing is missing, nothing is written
-            for split, problems in self.counts.items():
+            for split, problems in self.cached.items():
                 if split not in self.collected:
                     self.collected[split] = self.collector.collect(split, problems)
-        if self.samples is not None:
+                    self._say(split, self.collected[split].grades)
+        if self.samples is not None and "train" in self.cached:
             self._keys(self.collector.open(), "train")  # scores what samples are chosen by, on this rank alone
+
+    @property
+    def reads_train(self) -> bool:
+        return self.source is None or self.source.cached
+
+    @property
+    def cached(self) -> dict[str, int | None]:
+        """Splits, and how many problems of each, whose traces are collected before training."""
+        return {name: count for name, count in self.counts.items() if name != "train" or self.reads_train}
+
+    def _say(self, split: str, grades: Grades) -> None:
+        """What came of the tracing, where somebody wrote the texts."""
+        writer = self.collector.policy.name if self.collector.policy is not None else "teacher"
+        if grades.graded and (self.collector.teacher.mode != "score" or self.collector.policy is not None):
+            print(grades.words(f"{writer}, {split} split"))
 
     def _complete(self, store: Store) -> bool:
         keys = store.keys()
-        return all(r.key in keys for split, count in self.counts.items() for r in self.collector.requests(split, count))
+        return all(r.key in keys for split, count in self.cached.items() for r in self.collector.requests(split, count))
 
     def _lock(self, store: Store) -> FileLock:
         try:
@@ -95,35 +118,43 @@ class TraceData(L.LightningDataModule):
         self.store = self.collector.open()
         check_tokenizer(self.store.origin, self.collector.student_tokenizer)
 
+    def teardown(self, stage: str) -> None:
+        self.closing.close()
+
     def train_dataloader(self) -> DataLoader[Trace]:
-        traces = self._traces("train")
+        if self.source is not None:
+            return self.source.loader(self)
+        traces = self.traces("train")
+        return self.as_loader(traces, self.batches(traces, self.done), self.store)
+
+    def batches(self, traces: Traces, position: int) -> Batches:
+        """Of this rank, in the order of the seed, from a batch on."""
         trainer = self.trainer
-        batches = Batches(
+        return Batches(
             traces.lengths,
             max_tokens=self.max_tokens,
             packing=self.packing,
             seed=self.seed,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
-            position=self.done,
+            position=position,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )
-        return self._loader(traces, batches, self.temperature)
 
     def val_dataloader(self) -> DataLoader[Trace]:
         """Every rank reads all of it: a mean over equal copies is the mean, and no rank waits for another."""
-        traces = self._traces(self.val_split)
+        traces = self.traces(self.val_split)
         batches = Batches(traces.lengths, max_tokens=self.max_tokens, packing=self.packing)
-        return self._loader(traces, batches, temperature=1.0)
+        return self.as_loader(traces, batches, self.store, temperature=1.0)
 
     def entropy_histogram(self) -> dict[str, list[float]]:
         """Of the teacher's entropy (nats) over the rows that are trained on, of the first HISTOGRAM traces."""
-        traces = self._traces("train")
+        traces = self.traces("train") if self.source is None else self.source.seen(self)
         rows = [traces[i] for i in range(min(len(traces), HISTOGRAM))]
         counts, edges = np.histogram(np.concatenate([t.entropy[t.valid] for t in rows]).astype(np.float64), bins=50)
         return {"edges": edges.tolist(), "counts": counts.tolist()}
 
-    def _traces(self, split: str) -> Traces:
+    def traces(self, split: str) -> Traces:
         return Traces(self.store, self._keys(self.store, split))
 
     def _keys(self, store: Store, split: str) -> list[str]:
@@ -132,10 +163,13 @@ class TraceData(L.LightningDataModule):
             raise ValueError(f"there is no trace of the {split} split: the teacher failed on every problem")
         return self.samples.keep(store, keys) if self.samples is not None and split == "train" else keys
 
-    def _loader(self, traces: Traces, batches: Batches, temperature: float) -> DataLoader[Trace]:
-        column = norm_column(self.store.origin["temperatures"], temperature)
-        draws = self.store.layout.draws > 0
-        collate = Collate(self.store.origin["vocab"], column, packing=self.packing, draws=draws)
+    def as_loader(
+        self, traces: Dataset[Trace], batches: Sampler[Any], store: Store, temperature: float | None = None
+    ) -> DataLoader[Trace]:
+        """temperature: at which the student looks; None: at which it learns."""
+        column = norm_column(store.origin["temperatures"], self.temperature if temperature is None else temperature)
+        draws = store.layout.draws > 0
+        collate = Collate(store.origin["vocab"], column, packing=self.packing, draws=draws)
         return DataLoader(
             traces,
             batch_sampler=batches,
@@ -163,18 +197,3 @@ def norm_column(known: Sequence[float], temperature: float) -> int | None:
             "student.temperature=1"
         )
     return list(known).index(temperature)
-
-
-class Traces(Dataset[Trace]):
-    """Found by key, never by order."""
-
-    def __init__(self, store: Store, keys: Sequence[str]) -> None:
-        self.store, self.keys = store, list(keys)
-        lengths = store.lengths()
-        self.lengths = [sum(lengths[key]) for key in self.keys]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> Trace:
-        return self.store[self.keys[index]]

@@ -71,7 +71,14 @@ class Collate:
             log_norm=torch.from_numpy(np.concatenate(norm).astype(np.float32)),
             vocab=self.vocab,
             draws=self.draws,
+            contrast=contrasts(traces),
         )
+
+
+def contrasts(traces: Sequence[Trace]) -> torch.Tensor | None:
+    """(R,) of a batch, NaN for the rows of a trace that has none; None where no trace has one."""
+    known = [np.full(len(t.response_ids), np.nan, np.float32) if t.contrast is None else t.contrast for t in traces]
+    return torch.from_numpy(np.concatenate(known)) if any(t.contrast is not None for t in traces) else None
 
 
 def layout(lengths: Sequence[int], packing: bool) -> tuple[list[tuple[int, int]], tuple[int, int]]:

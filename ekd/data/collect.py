@@ -5,27 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
+from ekd.data.texts import KeptTexts
+from ekd.data.tracing import Grades, Tracing, scoring
 from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
 from ekd.models.source import home
+from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.models.turn import end_of_turn
 from ekd.store.codec import Layout
 from ekd.store.shard import Part, part
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 from ekd.store.unsaved import Unsaved, recover
-from ekd.types import Dataset, Failure, Problem, Request, Teacher, Trace
+from ekd.types import Dataset, Failure, Policy, Problem, Request, Teacher, Trace
 
 SHARD_SECONDS = 20.0  # traces become a shard after so long at the latest ...
 SHARD_TRACES = 512  # ... or when there are so many; each is on disk before
@@ -35,13 +38,16 @@ class Collected(NamedTuple):
     keys: list[str]  # of the traces asked for, in the order of the problems; failures left out
     made: int  # of these, traced now
     failures: list[Failure]
+    grades: Grades  # of the texts that were traced now
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collector:
     """tokenizer: the model whose ids the traces speak, the student's. store: a folder, or null for one under `home()`
     named by what makes the traces. samples: solutions of each problem. seed: of the teacher's sampling.
-    text_tokens: of a piece of plain text; a longer document (a problem without a question) is cut.
+    text_tokens: of a piece of plain text; a longer document (a problem without a question) is cut. teacher_prompt: what
+    the teacher reads in place of the prompt; contrast: a second one, under which its tokens are read again; policy: who
+    writes the texts in the teacher's or the dataset's place. None: the same, none, and nobody.
     """
 
     teacher: Teacher
@@ -53,14 +59,19 @@ class Collector:
     seed: int
     trust_remote_code: bool
     text_tokens: int
+    teacher_prompt: TeacherPrompt | None = None
+    contrast: TeacherPrompt | None = None
+    policy: Policy | None = None
 
     def __post_init__(self) -> None:
         if self.text_tokens < 1:
             raise ValueError(f"data.collector.text_tokens is 1 or more, not {self.text_tokens}")
         if self.samples < 1:
             raise ValueError(f"samples (solutions of each problem) is 1 or more, not {self.samples}")
-        if self.samples > 1 and self.teacher.mode == "score":
+        if self.samples > 1 and self.teacher.mode == "score" and self.policy is None:
             raise ValueError(f"samples={self.samples} needs teacher.mode=generate: a given solution is scored once")
+        if self.policy is not None:  # it writes, so the teacher reads
+            object.__setattr__(self, "teacher", scoring(self.teacher, f"policy={self.policy.name}"))
 
     def origin(self) -> dict:
         """What made the traces; a store made by anything else is refused."""
@@ -69,7 +80,10 @@ class Collector:
         end = end_of_turn(
             self.student_tokenizer
         )  # said where the template ends a turn otherwise than the tokenizer a text
+        others = {"teacher_prompt": self.own_prompt, "contrast": self.contrast}
         return {
+            **{name: other.origin(self.prompt) for name, other in others.items() if other is not None},
+            **({} if self.policy is None else {"policy": self.policy.origin()}),
             **drawn,
             **({"end": end} if end != self.student_tokenizer.eos_token_id else {}),
             "vocab": teacher.get("vocab") or len(self.student_tokenizer),
@@ -93,19 +107,23 @@ class Collector:
         store = self.open()
         present = store.keys()
         missing = [r for r in requests if r.key not in present]
-        failures = self._trace(store, missing, split) if missing else []
+        failures, grades = self._trace(store, missing, requests, split) if missing else ([], Grades())
         present = store.keys()
-        return Collected([r.key for r in requests if r.key in present], len(missing) - len(failures), failures)
+        keys = [r.key for r in requests if r.key in present]
+        return Collected(keys, len(missing) - len(failures), failures, grades)
 
     def present(self, split: str, count: int | None) -> list[str]:
         """Keys of the traces that are there already, in the order of the problems. Asks no teacher."""
         keys = self.open().keys()
         return [r.key for r in self.requests(split, count) if r.key in keys]
 
-    def requests(self, split: str, count: int | None) -> list[Request]:
-        problems = self.check_count(split, count)
-        examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
-        return [r for problem in problems for r in self._requests(problem, examples)]
+    def requests(self, split: str, count: int | None, *, texts: bool = True) -> list[Request]:
+        """texts: whether a teacher that only reads is given the dataset's solutions; False: others will write them."""
+        problems, given = self.check_count(split, count), texts and self.teacher.mode == "score" and self.policy is None
+        prompts = [p for p in (self.teacher_prompt, self.contrast) if p is not None]
+        shots = max([self.prompt.shots, *(p.examples(self.prompt) for p in prompts)])
+        examples = self.dataset.problems("train")[: shots + 1] if shots else []
+        return [r for problem in problems for r in self._requests(problem, examples, given)]
 
     def check_count(self, split: str, count: int | None) -> list[Problem]:
         """The first `count` problems of a split. Raises ValueError where it has none, or fewer."""
@@ -122,18 +140,25 @@ class Collector:
             )
         return problems[:count]
 
-    def _requests(self, problem: Problem, examples: Sequence[Problem]) -> list[Request]:
+    def _requests(self, problem: Problem, examples: Sequence[Problem], given: bool) -> list[Request]:
         prompt_ids = self.prompt.ids(self.student_tokenizer, problem, examples)
+        read, again = (
+            None if other is None else other.ids(self.student_tokenizer, self.prompt, problem, examples)
+            for other in (self.own_prompt, self.contrast)
+        )
+        asked = partial(
+            self._request, teacher_prompt_ids=None if read == prompt_ids else read, contrast_prompt_ids=again
+        )
         if not problem.question:
             return self._text_requests(problem, prompt_ids)
-        if self.teacher.mode != "score":
-            return [self._request(problem, prompt_ids, None, sample) for sample in range(self.samples)]
+        if not given:
+            return [asked(problem, prompt_ids, None, sample) for sample in range(self.samples)]
         if not problem.solution:
             raise ValueError(
                 f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
             )
         response = self.prompt.answer_ids(self.student_tokenizer, problem.solution, prompt_ids)
-        return [self._request(problem, prompt_ids, response, 0)]
+        return [asked(problem, prompt_ids, response, 0)]
 
     def _text_requests(self, document: Problem, prompt_ids: list[int]) -> list[Request]:
         """A document in pieces of text_tokens, the last of which alone ends as the text does."""
@@ -151,10 +176,20 @@ class Collector:
         texts = [ids[at : at + self.text_tokens] for at in cuts]
         return [self._request(piece, prompt_ids, part, 0) for piece, part in zip(pieces, texts, strict=True)]
 
-    def _request(self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int) -> Request:
+    def _request(
+        self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int, **others: Any
+    ) -> Request:
+        """others: the teacher's own prompt and a second one. Seeds are of the student's prompt: they change no text."""
         made = [prompt_ids, response, None if response else [self.seed, sample]]
-        digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()
-        return Request(digest[:32], problem.id, sample, int(digest[:12], 16), prompt_ids, response)
+        seed = hashlib.sha256(json.dumps(made).encode()).hexdigest()
+        further = {name: ids for name, ids in others.items() if ids is not None}
+        digest = hashlib.sha256(json.dumps([made, further]).encode()).hexdigest() if further else seed
+        return Request(digest[:32], problem.id, sample, int(seed[:12], 16), prompt_ids, response, **others)
+
+    @property
+    def own_prompt(self) -> TeacherPrompt | None:
+        """The teacher's; None where it reads just what the student reads: such traces are those of any other run."""
+        return None if self.teacher_prompt is None or self.teacher_prompt.same else self.teacher_prompt
 
     @cached_property
     def student_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -175,20 +210,47 @@ class Collector:
         theirs = load_tokenizer(self.teacher.tokenizer, trust_remote_code=self.trust_remote_code)
         check_tokenizer({"tokenizer": tokenizer_fingerprint(theirs)}, self.student_tokenizer)
 
-    def _trace(self, store: Store, missing: list[Request], split: str) -> list[Failure]:
+    def write(self, requests: list[Request], *, may: bool) -> int:
+        """The policy's texts of those that are neither traced nor written. -> how many; -1 where `may` forbids it."""
+        assert self.policy is not None
+        store = self.open()
+        kept, present = KeptTexts(store.path), store.keys()
+        missing = [r for r in requests if r.key not in present]
+        lacking = {r.key for r in missing} - kept.read().keys()
+        if lacking and not may:
+            return -1
+        self._tracing("train", quiet=True).write(self.policy, missing, requests, kept)
+        return len(lacking)
+
+    def read(self, requests: list[Request], title: str) -> list[Failure]:
+        """Traces of texts that were written before; those that are there are left out."""
+        store = self.open()
+        present = store.keys()
+        missing = [r for r in requests if r.key not in present]
+        return self._trace(store, missing, requests, "train", quiet=True)[0] if missing else []
+
+    def _tracing(self, split: str, *, quiet: bool) -> Tracing:
+        return Tracing(teacher=self.teacher, policy=self.policy, grade=self._grader(split), quiet=quiet)
+
+    def _trace(
+        self, store: Store, missing: list[Request], company: list[Request], split: str, *, quiet: bool = False
+    ) -> tuple[list[Failure], Grades]:
         self._check_teacher()
-        waiting = Unsaved(store)
+        waiting, kept, grades = Unsaved(store), KeptTexts(store.path), Grades()
+        tracing = self._tracing(split, quiet=quiet)
         failures: list[Failure] = []
         saved, tokens, began = monotonic(), 0, monotonic()
         try:
-            with _bar() as bar:
+            with _bar(quiet) as bar:
                 task = bar.add_task(f"tracing {split}", total=len(missing), note="")
-                for result in map(partial(_packed, layout=store.layout), self.teacher.trace(missing)):
+                traces = tracing.traces(missing, company, kept)
+                for result in map(partial(_packed, layout=store.layout), traces):
                     if isinstance(result, Failure):
                         failures.append(result)
                     else:
                         waiting.add(result)
-                        tokens += result[0][6]
+                        tokens += result.about[6]
+                        grades = grades.add(result.verdict, result.about[3], result.about[6])
                     failed = f", {len(failures)} failed" if failures else ""
                     bar.update(task, advance=1, note=f"{tokens / (monotonic() - began):,.0f} tokens/s{failed}")
                     if len(waiting.parts) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
@@ -196,7 +258,21 @@ class Collector:
                         saved = monotonic()
         finally:
             waiting.flush()
-        return failures
+        kept.forget()
+        return failures, grades
+
+    def _grader(self, split: str) -> Callable[[str, Sequence[int]], str]:
+        """-> (problem id, ids of a text) -> its verdict; "" for plain text, and where there is no answer."""
+        problems = {p.id: p for p in self.dataset.problems(split)}
+
+        def grade(problem_id: str, ids: Sequence[int]) -> str:
+            problem = problems.get(problem_id)
+            if problem is None or not problem.question or not problem.answer:
+                return ""
+            text = str(self.student_tokenizer.decode(list(ids), skip_special_tokens=True))
+            return self.dataset.grade(problem, text).status
+
+        return grade
 
 
 def _packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
@@ -209,7 +285,7 @@ def _packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
         return Failure(result.key, result.problem_id, str(error))
 
 
-def _bar() -> Progress:
+def _bar(quiet: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -217,4 +293,5 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
+        disable=quiet,
     )

@@ -16,8 +16,9 @@ from rich.progress import track
 from torch import nn
 
 from ekd.data.batch_sampler import pack
-from ekd.data.cached import Traces
+from ekd.data.cached import Samples
 from ekd.data.collate import Collate
+from ekd.data.traces import Traces
 from ekd.files import Damaged, read_json, write_json
 from ekd.models.load import load_model, pick_device
 from ekd.models.reader import read_batch
@@ -137,6 +138,38 @@ class TopSamples:
             rows = matched(rows)
             for place, index in enumerate(indices):
                 yield keys[index], mean(self.by, rows_where(rows, rows.sequence == place))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectSamples:
+    """The traces whose text solves its problem.
+
+        keep those of which the dataset's grader says: correct
+
+    then: which of these, e.g. a share of them by chance; None: all.
+
+    Source: rejection sampling, e.g. Yuan et al. 2023, arXiv 2308.01825.
+    """
+
+    then: Samples | None
+
+    def keep(self, store: Store, keys: Sequence[str]) -> list[str]:
+        """-> the kept keys, in order. Raises ValueError for texts without a verdict, and where none is right."""
+        verdicts = store.verdicts()
+        unknown = [key for key in keys if not verdicts[key]]
+        if unknown:
+            raise ValueError(
+                f"data/samples=correct: {len(unknown)} of {len(keys)} traces lack a verdict in {store.path} (plain "
+                "text, or made by an ekd that did not grade): trace them into another store "
+                "(data.collector.store=FOLDER)"
+            )
+        right = [key for key in keys if verdicts[key] == "correct"]
+        if not right:
+            raise ValueError(
+                f"data/samples=correct: none of the {len(keys)} texts in {store.path} solves its problem, so nothing "
+                "is left to train on: take a better teacher, longer answers, or data/samples=null"
+            )
+        return right if self.then is None else self.then.keep(store, right)
 
 
 def check_percent(percent: float) -> None:

@@ -9,7 +9,7 @@ from ekd.data.cached import TraceData, norm_column
 from ekd.data.trace_filter import TopSamples
 from ekd.distill.student import Student
 from ekd.models.load import check_layers
-from ekd.types import NeedsDensity
+from ekd.types import NeedsDensity, NeedsOwnText
 
 
 @runtime_checkable
@@ -37,6 +37,12 @@ def check_compatibility(data: TraceData, student: Student) -> None:
         )
     if isinstance(teacher, Drawn) and teacher.draws:
         check_drawn(teacher.draws, data, student)
+    own = data.source is not None or data.collector.policy is not None
+    if isinstance(student.loss, NeedsOwnText) and student.loss.needs_own_text and not own:
+        raise ValueError(
+            f"loss={student.loss} prices tokens that the student itself wrote, and these texts are others': set "
+            "source=rounds, source=mix or policy=student, or take loss=reverse_kl"
+        )
     check_layers(student.name, student.spec["layers"], trust_remote_code=student.spec["trust_remote_code"])
     norm_column(teacher.temperatures if isinstance(teacher, Tempered) else [], float(temperature))
 

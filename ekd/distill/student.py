@@ -14,7 +14,6 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
-from ekd.data.cached import TraceData
 from ekd.distill.diagnostics import Diagnostics
 from ekd.distill.guard import check_kl, check_step, gradient_norm
 from ekd.distill.schedule import set_rate, spread
@@ -151,10 +150,7 @@ class Student(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.began = monotonic()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, TraceData) and data.packing:
-            with self.trainer.precision_plugin.forward_context():
-                check_borders(self.model, self.spec["attention"])  # type: ignore[arg-type]
+        self.bordered = False  # whether a model that has to see borders within a row was found to see them
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         past = checkpoint["past"]
@@ -186,6 +182,10 @@ class Student(L.LightningModule):
         return response_hidden(self.decode, batch)
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
+        if not self.bordered and int((batch.position_ids == 0).sum()) > len(batch.position_ids):  # a packed row
+            with self.trainer.precision_plugin.forward_context():
+                check_borders(self.model, self.spec["attention"])  # type: ignore[arg-type]
+            self.bordered = True
         self._began = monotonic()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -15,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ekd.eval.answers import Answer, AnswerFile, repeats
 from ekd.eval.metrics import summary
-from ekd.models.generation import Text, generate
+from ekd.models.generation import generate
 from ekd.models.load import end_ids
 from ekd.models.prompt import Prompt
-from ekd.types import Dataset, Failure, Problem, Request, Teacher
+from ekd.models.teacher_prompt import TeacherPrompt
+from ekd.types import Dataset, Failure, Problem, Request, Teacher, Text
 
 FORMAT = 2  # of an answers file; older ones are not read
 
@@ -36,6 +38,7 @@ class Benchmark:
     """problems: the first so many of the split, null for all. samples: answers to each problem.
 
     max_new_tokens: an answer that is longer is truncated. temperature 0 is greedy. batch_size: of a local model.
+    teacher_prompt: what is read in the prompt's place, where a teacher answers that sees more; None: the prompt.
     """
 
     dataset: Dataset
@@ -48,6 +51,7 @@ class Benchmark:
     top_p: float
     batch_size: int
     seed: int
+    teacher_prompt: TeacherPrompt | None = None
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_new_tokens", "batch_size"):
@@ -81,10 +85,13 @@ class Benchmark:
 
     def requests(self, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
         """Each problem `samples` times, every time with a seed of its own."""
-        examples = self.dataset.problems("train")[: self.prompt.shots + 1] if self.prompt.shots else []
+        other = self.teacher_prompt
+        shots = max(self.prompt.shots, other.examples(self.prompt) if other else 0)
+        examples = self.dataset.problems("train")[: shots + 1] if shots else []
         requests = []
         for problem in self.questions():
-            ids = self.prompt.ids(tokenizer, problem, examples)
+            prompt = self.prompt.ids if other is None else partial(other.ids, prompt=self.prompt)
+            ids = prompt(tokenizer, problem=problem, examples=examples)
             requests += [
                 Request(_key(problem.id, sample), problem.id, sample, self._seed(problem, sample), ids)
                 for sample in range(self.samples)

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ekd.types import Text
+
 # At every step: which prompt each row of the batch belongs to (b), raw logits (b, V), chosen ids (b,). Rows that are
 # finished stay for a while; what they choose is not part of their text.
 Watch = Callable[[list[int], Tensor, Tensor], None]
-
-
-class Text(NamedTuple):
-    ids: list[int]  # the end token included when finish is "stop"
-    finish: str  # "stop" or "length"
-    seconds: float = 0.0  # its share of the time that the machine was busy
 
 
 class _Choose:
@@ -136,6 +131,8 @@ def check_ids(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> None:
 
 def check_scored(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> None:
     """Before a text is read: beyond its context a model's distributions are noise."""
+    if not texts:
+        return
     check_ids(model, texts)
     context, longest = context_of(model), max(map(len, texts))
     if longest > context:

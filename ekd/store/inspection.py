@@ -30,6 +30,9 @@ class Totals(NamedTuple):
     entries: int
     unmatched: int
     stopped: int
+    graded: int
+    correct: int
+    others: int  # traces whose text the teacher did not write
     mass: float
     histogram: np.ndarray
     inexact: int  # rows whose entropy is known only between bounds
@@ -40,7 +43,7 @@ class Totals(NamedTuple):
 def summary(store: Store, percent: float, lower: float, upper: float) -> tuple[Totals, list[str]]:
     """Totals over all sound traces, and what is wrong with the others."""
     damage: list[str] = []
-    totals = Totals(0, 0, 0, 0, 0, 0, 0.0, np.zeros(len(EDGES) - 1, np.int64), 0, 0, 0)
+    totals = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, np.zeros(len(EDGES) - 1, np.int64), 0, 0, 0)
     for key in sorted(store.keys()):
         try:
             totals = Totals(*map(add, totals, of(store[key], store.layout.vocab, percent, lower, upper)))
@@ -63,6 +66,9 @@ def of(trace: Trace, vocab: int, percent: float, lower: float, upper: float) -> 
         entries=len(trace.ids),
         unmatched=int((~valid).sum()),
         stopped=int(trace.finish == "stop"),
+        graded=int(trace.verdict != ""),
+        correct=int(trace.verdict == "correct"),
+        others=int(trace.policy not in ("", "teacher")),
         mass=float((1 - np.exp(trace.log_tail[valid])).sum()),
         histogram=np.histogram(trace.entropy[valid], EDGES)[0],
         inexact=unsure,
@@ -96,6 +102,8 @@ def facts(store: Store, totals: Totals) -> Table:
     table = Table(title=Text(visible(str(store.path))), show_header=False)
     for name, value in (
         ("traces", f"{totals.traces:,} in {len(store.shards):,} shards; {totals.stopped:,} ended by themselves"),
+        ("verdicts", f"{totals.correct:,} of {totals.graded:,} graded texts are right"),
+        ("written by", f"{totals.traces - totals.others:,} by the teacher, {totals.others:,} by others"),
         ("tokens", f"{totals.rows:,} of responses, {totals.prompt:,} of prompts"),
         ("on disk", f"{size:,} bytes: {size / rows:.2f} a response token, {size / entries:.2f} an entry"),
         ("entries a row", f"{totals.entries / rows:.2f}"),
@@ -118,9 +126,17 @@ def histogram(totals: Totals) -> Table:
     return table
 
 
+def facts_of(trace: Trace) -> str:
+    """Of one trace: how it ended, its verdict, who wrote it, and what the teacher read, where that is known."""
+    said = [trace.finish, trace.verdict, f"written by {visible(trace.policy)}" if trace.policy else ""]
+    if trace.teacher_prompt_ids is not None:
+        said.append(f"the teacher read {len(trace.teacher_prompt_ids)} tokens, the student {len(trace.prompt_ids)}")
+    return ", ".join(part for part in said if part)
+
+
 def marked(trace: Trace, tokenizer: Any | None, most: int = 120) -> Text:
     """The first tokens of a response; a fork (entropy in the trace's top fifth) stands out, with its alternatives."""
-    title = f"\n{visible(trace.problem_id)} sample {trace.sample} ({trace.finish}), forks marked\n"
+    title = f"\n{visible(trace.problem_id)} sample {trace.sample} ({facts_of(trace)}), forks marked\n"
     text = Text(title, style="bold")
     fork = trace.entropy >= np.percentile(trace.entropy, FORK) if len(trace.entropy) else trace.valid
     first = np.cumsum(trace.counts) - trace.counts

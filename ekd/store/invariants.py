@@ -27,6 +27,10 @@ def names(trace: Trace) -> str:
         return f"it ended by {trace.finish!r}; an answer ends by 'stop' or by 'length'"
     if not 0 <= trace.sample < 1 << 31:
         return f"its sample is {trace.sample}; samples are counted from 0"
+    if trace.verdict not in ("", "correct", "wrong", "unparseable"):
+        return f"its verdict is {trace.verdict!r}; a grader says correct, wrong or unparseable"
+    if not isinstance(trace.policy, str) or re.search("[\ud800-\udfff]", trace.policy):
+        return f"its policy is {trace.policy!r}; it must be a text that UTF-8 can write"
     return ""
 
 
@@ -37,6 +41,8 @@ def lengths(trace: Trace, temperatures: int) -> str:
         return f"it has {n} response tokens but {sorted(rows)} rows; every response token needs exactly one row"
     if n and int(trace.counts.min()) < 1:
         return f"row {int(trace.counts.argmin())} has no entry; entry 0 must be the token that came next"
+    if trace.contrast is not None and len(trace.contrast) != n:
+        return f"it has {n} response tokens and a contrast of {len(trace.contrast)}"
     if {len(trace.ids), len(trace.logprobs)} != {total}:
         return f"its rows count {total} entries, but there are {len(trace.ids)} ids, {len(trace.logprobs)} logprobs"
     if trace.log_norm.shape != (n, temperatures):
@@ -45,7 +51,9 @@ def lengths(trace: Trace, temperatures: int) -> str:
 
 
 def ids(trace: Trace, vocab: int) -> str:
-    for name, some in (("prompt", trace.prompt_ids), ("response", trace.response_ids), ("teacher", trace.ids)):
+    read = trace.prompt_ids[:0] if trace.teacher_prompt_ids is None else trace.teacher_prompt_ids
+    prompts = (("prompt", trace.prompt_ids), ("teacher's prompt", read))
+    for name, some in (*prompts, ("response", trace.response_ids), ("teacher", trace.ids)):
         bad = some[(some < 0) | (some >= vocab)]
         if len(bad):
             return f"{name} id {bad[0]} is outside the vocabulary of {vocab}; origin['vocab'] must be the teacher's"
@@ -62,7 +70,8 @@ def ids(trace: Trace, vocab: int) -> str:
 
 
 def mass(trace: Trace) -> str:
-    for name, some in (("logprobs", trace.logprobs), ("log_tail", trace.log_tail)):
+    contrast = trace.log_tail[:0] if trace.contrast is None else np.nan_to_num(trace.contrast)  # NaN: not known
+    for name, some in (("logprobs", trace.logprobs), ("log_tail", trace.log_tail), ("contrast", contrast)):
         if len(some) and not float(some.max()) <= SLACK:  # also true of NaN
             return f"{name} hold {some.max()}; the logarithm of a probability is at most 0"
     if not np.isfinite(trace.entropy).all() or (len(trace.entropy) and float(trace.entropy.min()) < -SLACK):

@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -37,26 +37,83 @@ SCHEMA = pa.schema(
 )
 # What decoding may say to bytes that nobody encoded: a stranger can give any bytes the right checksum.
 HOSTILE = (ValueError, IndexError, StopIteration, OverflowError, MemoryError, pa.ArrowException)
+# What only some traces have. A shard without any of it is written without these columns, as version 0.1 did.
+FURTHER = [
+    ("verdict", pa.dictionary(pa.int8(), pa.string())),
+    ("policy", pa.dictionary(pa.int32(), pa.string())),
+    ("teacher_prompt_ids", pa.dictionary(pa.int32(), pa.large_binary())),  # empty: the teacher read prompt_ids
+    ("contrast", pa.large_binary()),  # empty: there is none
+]
+WIDE = pa.schema([*SCHEMA, *FURTHER])
+NAT, UNKNOWN = 1024, (1 << 24) - 1  # of a contrast: steps of a nat, and what stands for NaN
 Packed: TypeAlias = "bytes | pa.Buffer"
-Part: TypeAlias = "tuple[list[Any], np.ndarray, Packed]"  # the first eight columns, prompt ids, packed rows
+
+
+class Part(NamedTuple):
+    """A trace packed."""
+
+    about: list[Any]  # the first eight columns
+    prompt_ids: np.ndarray
+    rows: Packed
+    verdict: str = ""
+    policy: str = ""
+    teacher_prompt_ids: np.ndarray | None = None
+    contrast: Packed = b""
+
+    @property
+    def plain(self) -> bool:
+        return self[3:] == ("", "", None, b"")
 
 
 def part(trace: Trace, layout: Layout) -> Part:
     """A trace packed, ready for any shard. Raises ValueError, naming the trace, when it is not sound."""
     lengths = [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
     about = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact), *lengths]
-    return about, trace.prompt_ids, encode(trace, layout)
+    contrast = b"" if trace.contrast is None else pack_contrast(trace.contrast)
+    more = trace.verdict, trace.policy, trace.teacher_prompt_ids, contrast
+    return Part(about, trace.prompt_ids, encode(trace, layout), *more)
+
+
+def pack_contrast(log_p: np.ndarray) -> bytes:
+    """(n,) ln p, at most 0, or NaN where it is not known -> steps of 1/1024 nat below 0."""
+    out, steps = Writer(), np.rint(np.clip(-log_p.astype(np.float64), 0, 16_000) * NAT)
+    out.integers(np.where(np.isnan(steps), UNKNOWN, steps).astype(np.int64), 3)
+    return out.bytes()
+
+
+def unpack_contrast(packed: Packed, rows: int) -> np.ndarray | None:
+    if not len(packed):
+        return None
+    steps = Reader(packed).integers(rows, 3)
+    return np.where(steps == UNKNOWN, np.nan, -steps / NAT).astype(np.float32)
 
 
 def assemble(parts: Sequence[Part], origin: dict[str, Any]) -> bytes:
     """The bytes of a shard. Its schema carries the origin too, so that a lost manifest can be rebuilt."""
-    begin = shared([prompt_ids for _, prompt_ids, _ in parts])
+    begin, wide = shared([part.prompt_ids for part in parts]), not all(part.plain for part in parts)
+    others = [part.teacher_prompt_ids for part in parts if part.teacher_prompt_ids is not None]
+    teacher_begin = shared(others) if others else begin[:0]
     table: list[list[Any]] = []
-    for about, prompt_ids, rows in parts:
+    for part in parts:
         prompt = Writer()
-        prompt.integers(prompt_ids[len(begin) :], 4)
-        table.append([*about, checksum(about, begin, prompt.bytes(), rows), prompt.bytes(), bytes(rows)])
-    return stream(table, {"ekd": json.dumps({"origin": origin, "prompts_begin": begin.tolist()})})
+        prompt.integers(part.prompt_ids[len(begin) :], 4)
+        more = further(part, teacher_begin) if wide else []
+        known = [repr(more).encode(), teacher_begin.tobytes()] if wide else []
+        check = checksum(part.about, begin, prompt.bytes(), part.rows, *known)
+        table.append([*part.about, check, prompt.bytes(), bytes(part.rows), *more])
+    about = {"origin": origin, "prompts_begin": begin.tolist()}
+    about |= {"teacher_prompts_begin": teacher_begin.tolist()} if wide else {}
+    return stream(table, {"ekd": json.dumps(about)}, WIDE if wide else SCHEMA)
+
+
+def further(part: Part, begin: np.ndarray) -> list[Any]:
+    """The further columns of one trace. begin: of the shard's teacher prompts."""
+    prompt = Writer()
+    if part.teacher_prompt_ids is not None:
+        prompt.number(len(part.teacher_prompt_ids))
+        prompt.integers(part.teacher_prompt_ids[len(begin) :], 4)
+    read = b"" if part.teacher_prompt_ids is None else prompt.bytes()
+    return [part.verdict, part.policy, read, bytes(part.contrast)]
 
 
 def shared(prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -69,12 +126,12 @@ def shared(prompts: Sequence[np.ndarray]) -> np.ndarray:
     return begin.astype(np.int32)
 
 
-def stream(table: list[list[Any]], metadata: dict[str, str]) -> bytes:
+def stream(table: list[list[Any]], metadata: dict[str, str], schema: pa.Schema = SCHEMA) -> bytes:
     columns = []
-    for field, values in zip(SCHEMA, zip(*table, strict=True), strict=True):
+    for field, values in zip(schema, zip(*table, strict=True), strict=True):
         plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         columns.append(pa.array(values, plain) if plain == field.type else encoded(values, field.type))
-    schema = SCHEMA.with_metadata(metadata)
+    schema = schema.with_metadata(metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -88,10 +145,10 @@ def encoded(values: Sequence[Any], kind: pa.DictionaryType) -> pa.DictionaryArra
     return pa.DictionaryArray.from_arrays(indices, pa.array(different, kind.value_type))
 
 
-def checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Packed) -> int:
-    """CRC-32 of everything that a trace is made of."""
+def checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Packed, *more: bytes) -> int:
+    """CRC-32 of everything that a trace is made of. more: of its further columns, if its shard has them."""
     check = 0
-    for part in (repr(about).encode(), begin.tobytes(), prompt, rows):
+    for part in (repr(about).encode(), begin.tobytes(), prompt, rows, *more):
         check = zlib.crc32(part, check)
     return check
 
@@ -120,11 +177,13 @@ class Shard:
             about = json.loads(reader.schema.metadata[b"ekd"])
             self.origin: dict[str, Any] = about["origin"]
             self.begin = np.array(about["prompts_begin"], np.int32)
+            self.teacher_begin = np.array(about.get("teacher_prompts_begin", []), np.int32)
         except (OSError, pa.ArrowException, StopIteration, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"shard {path.name} cannot be read ({str(error).splitlines()[0] if str(error) else 'empty'})"
             ) from None
-        if not self.batch.schema.equals(SCHEMA) or any(column.null_count for column in self.batch.columns):
+        known = self.batch.schema.equals(SCHEMA) or self.batch.schema.equals(WIDE)
+        if not known or any(column.null_count for column in self.batch.columns):
             raise ValueError(f"shard {path.name} cannot be read (its columns are {self.batch.schema.names})")
         if not isinstance(self.origin, dict):
             raise ValueError(f"shard {path.name} cannot be read (its origin is {self.origin!r})")
@@ -143,14 +202,21 @@ class Shard:
     def column(self, name: str) -> list[Any]:
         return self.batch.column(SCHEMA.names.index(name)).to_pylist()
 
+    def verdicts(self) -> list[str]:
+        at = self.batch.schema.get_field_index("verdict")
+        return [""] * len(self) if at < 0 else self.batch.column(at).to_pylist()
+
     def trace(self, row: int, layout: Layout) -> Trace:
         """Decode one trace. Raises ValueError naming file and trace when its checksum does not match."""
-        (key, problem_id, sample, finish, exact, _, response, entries), prompt_ids, rows = self.part(row)
+        part = self.part(row)
+        key, problem_id, sample, finish, exact, _, response, entries = part.about
         try:
-            fields = decode(rows, response, entries, layout)
+            fields = decode(part.rows, response, entries, layout)
+            contrast = unpack_contrast(part.contrast, response)
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: trace {key} cannot be decoded ({error})") from None
-        return Trace(key, problem_id, sample, finish, prompt_ids, exact=exact, **fields)
+        more = {"verdict": part.verdict, "policy": part.policy, "teacher_prompt_ids": part.teacher_prompt_ids}
+        return Trace(key, problem_id, sample, finish, part.prompt_ids, exact=exact, **fields, **more, contrast=contrast)
 
     def damaged(self) -> set[int]:
         """Rows whose checksum does not match."""
@@ -164,12 +230,24 @@ class Shard:
 
     def part(self, row: int) -> Part:
         """One trace as it lies here: facts, prompt ids, packed rows. Raises ValueError naming file and trace."""
-        *cells, check, prompt, rows = (self.batch.column(i)[row] for i in range(len(SCHEMA)))
-        about = [cell.as_py() for cell in cells]
-        if check.as_py() != checksum(about, self.begin, prompt.value.as_buffer(), rows.as_buffer()):
+        cells = [column[row] for column in self.batch.columns]
+        about, (check, prompt, rows) = [cell.as_py() for cell in cells[:8]], cells[8:11]
+        more = [cell.as_py() for cell in cells[11:]]
+        known = [repr(more).encode(), self.teacher_begin.tobytes()] if more else []
+        if check.as_py() != checksum(about, self.begin, prompt.value.as_buffer(), rows.as_buffer(), *known):
             raise ValueError(f"shard {self.path.name}: trace {about[0]} is damaged (its checksum does not match)")
         try:
-            left = Reader(prompt.value.as_buffer()).integers(about[5] - len(self.begin), 4)
+            ids = after(self.begin, Reader(prompt.value.as_buffer()), about[5])
+            if not more:
+                return Part(about, ids, rows.as_buffer())
+            verdict, policy, read, contrast = more
+            reader = Reader(read) if read else None
+            teacher_ids = after(self.teacher_begin, reader, reader.number()) if reader else None
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: the prompt of {about[0]} cannot be decoded ({error})") from None
-        return about, np.concatenate([self.begin, left.astype(np.int32)]), rows.as_buffer()
+        return Part(about, ids, rows.as_buffer(), verdict, policy, teacher_ids, contrast)
+
+
+def after(begin: np.ndarray, reader: Reader, length: int) -> np.ndarray:
+    """The ids of a prompt of so many, whose beginning is its shard's."""
+    return np.concatenate([begin, reader.integers(length - len(begin), 4).astype(np.int32)])

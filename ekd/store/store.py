@@ -75,6 +75,13 @@ class Store:
                     out[key] = (both[0], both[1])
         return out
 
+    def verdicts(self) -> dict[str, str]:
+        """key -> correct, wrong or unparseable; "" for a text that nobody graded. Without decoding anything."""
+        self._scan()
+        files = dict.fromkeys(file for file, _ in self._where.values())
+        known = {file: self.shard(file).verdicts() for file in files}
+        return {key: known[file][row] for key, (file, row) in self._where.items()}
+
     def __len__(self) -> int:
         self._scan()
         return len(self._where)
@@ -108,7 +115,7 @@ class Store:
 
     def put(self, parts: Sequence[Part]) -> None:
         """`append` for traces that are packed already, e.g. from another store of the same origin."""
-        fresh = {about[0]: (about, prompt_ids, rows) for about, prompt_ids, rows in parts}
+        fresh = {part.about[0]: part for part in parts}
         if not fresh:
             return
         try:
@@ -214,11 +221,11 @@ def start(folder: Path, origin: dict[str, Any]) -> None:
 
 def write_shard(folder: Path, parts: Sequence[Part], origin: dict[str, Any]) -> dict[str, Any]:
     """Writes a shard, named by its own sha256, and returns what the manifest has to say of it."""
-    data = assemble(sorted(parts, key=lambda part: part[0][0]), origin)
+    data = assemble(sorted(parts, key=lambda part: part.about[0]), origin)
     name = hashlib.sha256(data).hexdigest()
     file = folder / "shards" / f"{name[:24]}.arrows"
     replace(file, data)
-    return entry(file, name, len(parts), sum(about[6] for about, _, _ in parts))
+    return entry(file, name, len(parts), sum(part.about[6] for part in parts))
 
 
 def entry(file: Path, name: str, traces: int, tokens: int) -> dict[str, Any]:

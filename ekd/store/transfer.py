@@ -32,6 +32,10 @@ COLUMNS = pa.schema(
         ("entropy", pa.list_(pa.float32())),
         ("valid", pa.list_(pa.bool_())),
         ("log_norm", pa.list_(pa.float32())),  # row r has one for each of the origin's temperatures
+        ("verdict", pa.string()),  # "" where nobody graded the text
+        ("policy", pa.string()),  # who wrote the text; "" where it is not known
+        ("teacher_prompt_ids", pa.list_(pa.int32())),  # null: the teacher read prompt_ids
+        ("contrast", pa.list_(pa.float32())),  # null: there is none
     ]
 )
 
@@ -63,7 +67,7 @@ def chunks(some: Iterable[Part]) -> Iterator[list[Part]]:
     size = 0
     for part in some:
         chunk.append(part)
-        size += len(part[2])
+        size += len(part.rows)
         if size >= CHUNK:
             yield chunk
             chunk, size = [], 0
@@ -97,7 +101,7 @@ def plain(trace: Trace) -> dict[str, object]:
     out: dict[str, object] = {}
     for name in COLUMNS.names:
         value = trace._asdict()[name]
-        if isinstance(value, str | int | bool):
+        if value is None or isinstance(value, str | int | bool):
             out[name] = value
         else:
             out[name] = [None if x == float("-inf") else x for x in value.ravel().tolist()]

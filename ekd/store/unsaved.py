@@ -26,7 +26,7 @@ class Unsaved:
         self.files: list[Path] = []
 
     def add(self, packed: Part) -> None:
-        file = self.folder / f"{packed[0][0]}.arrows"
+        file = self.folder / f"{packed.about[0]}.arrows"
         aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
         self.parts.append(packed)
         self.files.append(file)

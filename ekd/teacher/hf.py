@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +49,7 @@ class HF:
     max_new_tokens: int
     batch_size: int
     exact: bool = field(default=True, init=False)
+    loaded: tuple[PreTrainedModel, set[int]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mode not in ("generate", "score"):
@@ -77,11 +80,11 @@ class HF:
 
     def origin(self) -> dict:
         """What decides the traces. Not the batch size or the device; sampling only where there is some."""
-        left_out = {"batch_size", "device", "attention", "trust_remote_code"}
+        left_out = {"batch_size", "device", "attention", "trust_remote_code", "loaded"}
         left_out |= {"mass", "max_k"} if self.draws else {"draws"}
         if self.mode == "score":
             left_out |= {"temperature", "top_p", "max_new_tokens"}
-        kept = {k: v for k, v in asdict(self).items() if k not in left_out}
+        kept = {k: v for k, v in vars(self).items() if k not in left_out}
         return {
             "type": "hf",
             **identity(self.model, self.trust_remote_code),
@@ -89,17 +92,31 @@ class HF:
             "temperatures": [float(t) for t in self.temperatures],
         }
 
+    @contextmanager
+    def open(self) -> Iterator[HF]:
+        """The same teacher, whose model stays loaded until the end of the block."""
+        if self.loaded:
+            yield self
+            return
+        warm = copy(self)
+        object.__setattr__(warm, "loaded", self._load())
+        yield warm
+        object.__setattr__(warm, "loaded", None)
+
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace]:
-        """Longest first, so that a batch has little padding and a batch too large for the memory fails at once."""
+        """Longest first, so that a batch has little padding and a batch too large for the memory fails at once.
+
+        Text that a request brings is scored, whatever the mode.
+        """
         ordered = sorted(requests, key=lambda r: -len(r.prompt_ids) - len(r.response_ids or ()))
         if not ordered:
             return
-        model, end = self._load()
-        if self.mode == "score":
-            check_scored(model, [[*r.prompt_ids, *(r.response_ids or ())] for r in ordered])
-        for start in range(0, len(ordered), self.batch_size):
-            batch = ordered[start : start + self.batch_size]
-            yield from (self._score(model, end, batch) if self.mode == "score" else self._generate(model, end, batch))
+        model, end = self.loaded or self._load()
+        given, others = [r for r in ordered if r.response_ids], [r for r in ordered if not r.response_ids]
+        check_scored(model, [[*r.prompt_ids, *(r.response_ids or ())] for r in given])
+        for some, make in ((given, self._score), (others, self._generate)):
+            for start in range(0, len(some), self.batch_size):
+                yield from make(model, end, some[start : start + self.batch_size])
 
     def _load(self) -> tuple[PreTrainedModel, set[int]]:
         model = load_model(

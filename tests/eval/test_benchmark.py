@@ -15,9 +15,8 @@ from ekd.eval.benchmark import Benchmark
 from ekd.eval.callback import BenchmarkCallback
 from ekd.eval.compare import compare, locate
 from ekd.eval.metrics import majority, markdown, rows, rungs, summary
-from ekd.models.generation import Text
 from ekd.models.prompt import Prompt
-from ekd.types import Failure
+from ekd.types import Failure, Text
 
 
 def benchmark(**changes) -> Benchmark:

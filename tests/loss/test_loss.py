@@ -26,7 +26,8 @@ def build(name: str, *overrides: str) -> Loss:
 
 
 LOSSES = {name: build(name) for name in NAMES}
-DIVERGENCES = sorted(set(NAMES) - {"cross_entropy"})  # the one that does not look at the teacher
+REWARDS = {"policy_gradient", "fixed_advantage"}  # of the sampled token: no distance, and of either sign
+DIVERGENCES = sorted(set(NAMES) - REWARDS - {"cross_entropy"})  # the one that does not look at the teacher
 
 
 def pair(seed: int, rows: int = 7, k: int = 5, spread: float = 3.0, dtype=torch.float64) -> tuple[Tensor, Tensor]:
@@ -56,7 +57,7 @@ def test_finite_unreduced_and_never_negative(name: str, seed: int) -> None:
     (grad,) = torch.autograd.grad(price.sum(), log_q)
     assert price.shape == (7,)
     assert price.isfinite().all() and grad.isfinite().all()
-    assert (price >= -1e-4 * (1 + price.abs())).all()
+    assert name in REWARDS or (price >= -1e-4 * (1 + price.abs())).all()
     torch.testing.assert_close(price[2:5], LOSSES[name](log_p[2:5], log_q[2:5]))  # no row knows of another
     assert LOSSES[name](log_p[:0], log_q[:0]).shape == (0,)
 
@@ -259,3 +260,25 @@ def test_any_loss_joins_the_mix_from_the_command_line() -> None:
 def test_a_value_out_of_range_is_named(name: str, override: str, says: str) -> None:
     with pytest.raises(Exception, match=says):
         build(name, override)
+
+
+@settings(deadline=None, max_examples=25)
+@given(SEEDS)
+def test_the_policy_gradient_is_on_average_that_of_the_reverse_kl(seed: int) -> None:
+    """Over every token that might have been sampled, each as often as the student writes it."""
+    log_p, log_q = pair(seed, rows=1)
+    total = torch.zeros_like(log_q)
+    for token in range(log_q.shape[1]):
+        order = [token, *(other for other in range(log_q.shape[1]) if other != token)]
+        back = torch.tensor(order).argsort()
+        total += log_q[0, token].exp() * slope(LOSSES["policy_gradient"], log_p[:, order], log_q[:, order])[:, back]
+    torch.testing.assert_close(total, slope(LOSSES["reverse_kl"], log_p, log_q), atol=1e-9, rtol=1e-6)
+
+
+def test_a_fixed_advantage_pushes_down_whatever_the_teacher_says() -> None:
+    log_p, log_q = pair(2)
+    push = slope(LOSSES["fixed_advantage"], log_p, log_q)
+    torch.testing.assert_close(push, slope(LOSSES["fixed_advantage"], log_q, log_q))
+    assert (push[:, 0] > 0).all()  # a step against the gradient makes the token less likely
+    with pytest.raises(Exception, match="a number other than 0, not 0"):  # Hydra's, around the sentence
+        build("fixed_advantage", "advantage=0")

@@ -1,0 +1,138 @@
+"""One round of the student's own texts: who writes them, how they become batches, and what there is to say of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from ekd.data.policy import Sampling
+from ekd.models.repeats import cut_repeats, repeated
+from ekd.types import Request, Text, Trace
+
+
+class Writes(Protocol):
+    """What rounds need of the student: its weights as they are now."""
+
+    model: PreTrainedModel
+
+    def origin(self) -> dict[str, Any]: ...
+
+
+@dataclass(kw_only=True)
+class LivePolicy:
+    """The student in the middle of its training. end: see `ekd.models.load.end_ids`; context: of its precision."""
+
+    student: Writes
+    end: set[int]
+    sampling: Sampling
+    stop_repeats: bool
+    context: Callable[[], AbstractContextManager[Any]]
+    number: int = 0  # of the round that is written
+
+    @property
+    def name(self) -> str:
+        return f"student@{self.number}"
+
+    @property
+    def batch_size(self) -> int:
+        return self.sampling.batch_size
+
+    def origin(self) -> dict[str, Any]:
+        made = {"type": "student@round", "stop_repeats": self.stop_repeats}
+        return {**self.student.origin(), **self.sampling.origin(), **made}
+
+    def write(self, batch: Sequence[Request]) -> list[Text]:
+        """In eval mode, and from seeds of the requests: the run's own random numbers stay as they are."""
+        model = self.student.model
+        training = model.training
+        model.eval()
+        try:
+            with self.context():
+                texts = self.sampling.write(model, self.end, batch)
+        finally:
+            model.train(training)
+        return [text._replace(ids=cut_repeats(text.ids)) if self._endless(text) else text for text in texts]
+
+    def _endless(self, text: Text) -> bool:
+        return self.stop_repeats and text.finish == "length"
+
+
+def of_round(requests: Sequence[Request], number: int, seed: int, run: str) -> list[Request]:
+    """The same requests as those of one round: a key for the run, whose weights write, and a seed that does not depend
+    on the run, so that equal weights write equal texts.
+    """
+    out = []
+    for request in requests:
+        made = [number, seed, request.key, request.sample]
+        chance = hashlib.sha256(json.dumps(made).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([run, *made]).encode()).hexdigest()
+        out.append(request._replace(key=key[:32], seed=int(chance[:12], 16)))
+    return out
+
+
+def turn(count: int, size: int, number: int, seed: int) -> list[int]:
+    """Places of the problems of a round: `size` of an endless stream of shuffled passes over `count`."""
+    stream = range(number * size, (number + 1) * size)
+    orders = {n: np.random.default_rng([seed, n]).permutation(count) for n in {i // count for i in stream}}
+    return [int(orders[i // count][i % count]) for i in stream]
+
+
+def share_out(
+    lengths: Sequence[int], slots: int, max_tokens: int, *, packing: bool
+) -> tuple[list[list[int]], list[int]]:
+    """Indices into `slots` batches of like size, the longest first; and those for which no batch has room.
+
+    A batch takes so many tokens as its rows have when padded to the longest, or as they have together when packed.
+    """
+    batches: list[list[int]] = [[] for _ in range(slots)]
+    left = []
+
+    def tokens(batch: list[int]) -> int:
+        sizes = [lengths[i] for i in batch]
+        return sum(sizes) if packing else max(sizes, default=0) * len(sizes)
+
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        roomy = [batch for batch in batches if tokens([*batch, index]) <= max_tokens]
+        if roomy:
+            min(roomy, key=tokens).append(index)
+        else:
+            left.append(index)
+    return batches, left
+
+
+class RoundFigures(NamedTuple):
+    """Means over the texts of a round."""
+
+    texts: int
+    accuracy: float  # of those that could be graded; NaN where none could
+    cut_off: float  # share that did not end
+    repeated: float  # share that was cut off while it said the same again and again
+    empty: float  # share that says nothing at all
+    tokens: float
+    teacher_log_p: float  # nats, of the student's tokens
+    teacher_entropy: float  # nats
+
+
+def figures(traces: Sequence[Trace]) -> RoundFigures:
+    graded = [t.verdict == "correct" for t in traces if t.verdict]
+    rows = np.concatenate([t.valid for t in traces])
+    first = [t.logprobs[np.cumsum(t.counts) - t.counts] for t in traces]
+    log_p, entropy = np.concatenate(first)[rows], np.concatenate([t.entropy for t in traces])[rows]
+    cut = [t.finish == "length" for t in traces]
+    return RoundFigures(
+        texts=len(traces),
+        accuracy=float(np.mean(graded)) if graded else float("nan"),
+        cut_off=float(np.mean(cut)),
+        repeated=float(np.mean([c and repeated(t.response_ids.tolist()) for c, t in zip(cut, traces, strict=True)])),
+        empty=float(np.mean([t.finish == "stop" and len(t.response_ids) == 1 for t in traces])),
+        tokens=float(np.mean([len(t.response_ids) for t in traces])),
+        teacher_log_p=float(log_p.mean()) if len(log_p) else float("nan"),
+        teacher_entropy=float(entropy.mean()) if len(entropy) else float("nan"),
+    )

@@ -1,0 +1,25 @@
+"""Traces of a store as what a loader reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+from ekd.store.store import Store
+from ekd.types import Trace
+
+
+class Traces(Dataset[Trace]):
+    """Found by key, never by order."""
+
+    def __init__(self, store: Store, keys: Sequence[str]) -> None:
+        self.store, self.keys = store, list(keys)
+        lengths = store.lengths()
+        self.lengths = [sum(lengths[key]) for key in self.keys]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Trace:
+        return self.store[self.keys[index]]

@@ -1,0 +1,148 @@
+"""From requests to traces: who writes the text, what the teacher reads, the verdict, and a second reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from rich.progress import track
+
+from ekd.data.texts import KeptTexts
+from ekd.types import Failure, Opens, Policy, Request, Teacher, Trace
+
+AGAIN = 64  # traces that are read a second time together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracing:
+    """policy: who writes; None: the teacher, or a request's own text. grade: (problem id, text's ids) -> verdict."""
+
+    teacher: Teacher
+    policy: Policy | None
+    grade: Callable[[str, Sequence[int]], str]
+    quiet: bool
+
+    def traces(
+        self, requests: Sequence[Request], company: Sequence[Request], kept: KeptTexts
+    ) -> Iterator[Trace | Failure]:
+        """In the order in which the teacher gives them. Texts that were kept are not written again.
+
+        company: all requests that are written together, done or not.
+        """
+        asked = requests if self.policy is None else self.write(self.policy, requests, company, kept)
+        known = {request.key: request for request in asked}
+        again = any(request.contrast_prompt_ids for request in asked)
+        if again:
+            self._check_again()
+        warm = self.teacher.open() if isinstance(self.teacher, Opens) and again else nullcontext(self.teacher)
+        with warm as teacher:
+            found = teacher.trace([r._replace(prompt_ids=r.read_ids) for r in asked])
+            made = (
+                result if isinstance(result, Failure) else self._about(known[result.key], result) for result in found
+            )
+            yield from contrasted(made, known, teacher) if again else made
+
+    def write(
+        self, policy: Policy, requests: Sequence[Request], company: Sequence[Request], kept: KeptTexts
+    ) -> list[Request]:
+        """The same requests with their texts. A batch that lacks one is written whole."""
+        texts = kept.read()
+        missing = {r.key for r in requests} - texts.keys()
+        batches = batches_of(company, policy.batch_size)
+        lacking = [batch for batch in batches if not missing.isdisjoint(r.key for r in batch)]
+        for batch in track(lacking, f"{policy.name} writes", transient=True, disable=self.quiet or not lacking):
+            texts |= kept.keep(batch, policy.write(batch))
+        return [r._replace(response_ids=texts[r.key].ids) for r in requests]
+
+    def _about(self, request: Request, trace: Trace) -> Trace:
+        """What is known of a trace beside what the teacher says."""
+        read = None if request.teacher_prompt_ids is None else np.array(request.teacher_prompt_ids, np.int32)
+        author = "teacher" if request.response_ids is None else "dataset"
+        return trace._replace(
+            prompt_ids=np.array(request.prompt_ids, np.int32),
+            teacher_prompt_ids=read,
+            policy=author if self.policy is None else self.policy.name,
+            verdict=self.grade(request.problem_id, trace.response_ids.tolist()),
+        )
+
+    def _check_again(self) -> None:
+        if self.teacher.mode != "score" and not isinstance(self.teacher, Opens):
+            raise ValueError(
+                f"contrast needs a teacher that reads given text, and {type(self.teacher).__name__} with "
+                f"teacher.mode={self.teacher.mode} does not: set teacher.mode=score, teacher=hf, or contrast=null"
+            )
+
+
+def scoring(teacher: Teacher, why: str) -> Teacher:
+    """The same teacher, reading texts that others wrote. Raises ValueError for one that cannot."""
+    if teacher.mode == "score":
+        return teacher
+    if not is_dataclass(teacher):
+        raise ValueError(
+            f"{why}: somebody else writes the texts, and {type(teacher).__name__} does not say how it would read them "
+            "(teacher.mode=score): take teacher=hf, or teacher=openai with llama-server, vLLM or SGLang"
+        )
+    return replace(teacher, mode="score")  # type: ignore[return-value] # says itself, in a sentence, where it cannot
+
+
+def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
+    """What is written together: of like length, and the same whatever is there already."""
+    ordered = sorted(requests, key=lambda r: -len(r.prompt_ids))
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
+
+
+def contrasted(
+    made: Iterable[Trace | Failure], known: dict[str, Request], teacher: Teacher
+) -> Iterator[Trace | Failure]:
+    """The same, each trace with ln p of its tokens under the request's second prompt."""
+    results = iter(made)
+    while group := list(islice(results, AGAIN)):
+        traces = {trace.key: trace for trace in group if isinstance(trace, Trace)}
+        yield from (result for result in group if isinstance(result, Failure))
+        second = [
+            known[key]._replace(
+                prompt_ids=known[key].contrast_prompt_ids or [], response_ids=trace.response_ids.tolist()
+            )
+            for key, trace in traces.items()
+        ]
+        for seen in teacher.trace(second):
+            yield seen if isinstance(seen, Failure) else traces[seen.key]._replace(contrast=of_response(seen))
+
+
+def of_response(trace: Trace) -> np.ndarray:
+    """(n,) ln p of each token that came; NaN where the teacher says nothing of it."""
+    log_p = trace.logprobs[np.cumsum(trace.counts) - trace.counts].astype(np.float32)
+    return np.where(trace.valid, log_p, np.float32(np.nan))
+
+
+class Grades(NamedTuple):
+    """What is said after tracing. Sums over texts."""
+
+    texts: int = 0
+    graded: int = 0
+    correct: int = 0
+    unparseable: int = 0
+    cut: int = 0
+    tokens: int = 0
+
+    def add(self, verdict: str, finish: str, tokens: int) -> Grades:
+        one = (1, verdict != "", verdict == "correct", verdict == "unparseable", finish == "length", tokens)
+        return Grades(*(a + int(b) for a, b in zip(self, one, strict=True)))
+
+    def words(self, who: str) -> str:
+        """One line, and a second where most texts did not end."""
+        texts, graded = max(self.texts, 1), max(self.graded, 1)
+        line = (
+            f"{who}: {self.correct / graded:.0%} right of {self.graded} graded texts, {self.cut / texts:.0%} cut off, "
+            f"{self.unparseable / graded:.0%} without an answer that can be read, {self.tokens / texts:.0f} tokens each"
+        )
+        if self.cut <= self.texts / 2:
+            return line
+        return (
+            f"{line}\nmost of these texts were cut off, so a student learns from them to go on and on: raise "
+            "max_new_tokens, or ask for shorter answers (prompt.instruction, prompt.thinking=false)"
+        )
