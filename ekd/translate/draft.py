@@ -31,10 +31,10 @@ class Draft:
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """counts (m,), ids, masses: a row's came first, the others by falling mass; an unmatched row has its came."""
-        hard = np.flatnonzero(~self.valid)
-        parts = [*self.parts, (hard, self.came[hard], np.ones(len(hard)))]
+        unmatched = np.flatnonzero(~self.valid)
+        parts = [*self.parts, (unmatched, self.came[unmatched], np.ones(len(unmatched)))]
         row, ids, mass = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        kept = self.valid[row] | (np.arange(len(row)) >= len(row) - len(hard))
+        kept = self.valid[row] | (np.arange(len(row)) >= len(row) - len(unmatched))
         row, ids, mass = row[kept].astype(np.int64), ids[kept].astype(np.int64), mass[kept]
         names, where = np.unique(row * self.vocab + ids, return_inverse=True)
         mass = np.bincount(where, mass, len(names))

@@ -28,7 +28,7 @@ class Translation(NamedTuple):
     """rows of `trace`: what is known of them."""
 
     trace: Trace
-    doubt: np.ndarray  # (m,) no named probability is further from the truth than this; 1 where a row is hard
+    doubt: np.ndarray  # (m,) no named probability is further from the truth than this; 1 where a row is unmatched
     lengths: np.ndarray  # (m,) bytes of each token, 0 of the end
 
     def kinds(self, exact: float = EXACT) -> np.ndarray:
@@ -43,7 +43,7 @@ class Translation(NamedTuple):
 def translate(
     trace: Trace, teacher: Spelling, student: Spelling, prompt_ids: np.ndarray, *, least: float = 0.1
 ) -> Translation:
-    """prompt_ids: the same prompt as the student's template renders it. least: a row is hard where the teacher named
+    """prompt_ids: the same prompt as the student's template renders it. least: a row is unmatched where the teacher named
     less than this share under the bytes that are behind us inside its token.
 
     Where an id means the same to both, rows come back as they are, bit for bit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ekd.translate.said import said_by_ids
@@ -42,6 +42,22 @@ def random_merges(seed: int, merges: int, by_words: bool) -> PreTrainedTokenizer
             made[pair[0] + pair[1]] = len(made)
         words = [_merged(word, pair) for word in words]
     return _fast(Tokenizer(models.BPE(vocab=made, merges=chosen)), splitter)
+
+
+def trained(texts: list[str], size: int, digits: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of these texts; numbers in groups of up to `digits`."""
+    splitter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(rf"\p{{N}}{{1,{digits}}}| ?\p{{L}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = splitter
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return _fast(tokenizer, splitter)
 
 
 def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:

@@ -69,7 +69,7 @@ def test_a_row_without_a_distribution_makes_none():
     assert (made.kinds() == 2).all()
 
 
-def test_a_token_inside_a_word_of_which_little_is_named_is_hard():
+def test_a_token_inside_a_word_of_which_little_is_named_is_unmatched():
     teacher, student = Spelling([b"a", b"b", b"ab", b""], 3), Spelling([b"a", b"b", b""], 2)
     trace = some_trace("ab", teacher, np.random.default_rng(0), most=0, stop=False)
     trace = trace._replace(logprobs=np.log([0.02]).astype(np.float32), log_tail=np.log([0.98]).astype(np.float32))
