@@ -43,8 +43,8 @@ class Translation(NamedTuple):
 def translate(
     trace: Trace, teacher: Spelling, student: Spelling, prompt_ids: np.ndarray, *, least: float = 0.1
 ) -> Translation:
-    """prompt_ids: the same prompt as the student's template renders it. least: a row is unmatched where the teacher named
-    less than this share under the bytes that are behind us inside its token.
+    """prompt_ids: the same prompt as the student's template renders it. least: a row is unmatched where the teacher
+    named less than this share under the bytes that are behind us inside its token.
 
     Where an id means the same to both, rows come back as they are, bit for bit.
     """
