@@ -3,10 +3,11 @@
     python scripts/torture_runs.py --kills 6 --flips 300
 
 Tiny random models (experiment=tiny), seconds a run. Three counts are printed as a table for docs/reliability.md:
-kills    SIGKILL after a random time, until the same command ends: the student has the same bits as one never killed
+kills    SIGKILL in tracing, training, saving or after it, then the same command: the student has the bits of one that
+         was never killed
 flips    one bit of one file of a finished run: refused by name when it is read, or without effect; never another result
-disk     a file system of a few MB fills up (root; else a limit on the size of files): one sentence, exit code not 0,
-         and the same command ends once there is room
+disk     a file system fills up at a share of what a run needs (root; else a limit on the size of files): one sentence,
+         exit code not 0, and the same command ends once there is room
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,9 @@ WORDS = [
     *("experiment=tiny", "selector=topk", "signal=student_entropy", "trainer.max_steps=12", "benchmark.problems=0"),
     *("trainer.val_check_interval=4", "callback.checkpoint.every_n_train_steps=2", "+callback.progress.refresh_rate=0"),
 ]
+
+# What is there from some moment on; a run is killed within a second of it.
+MOMENTS = ("home/traces/*/manifest.json", "run/run.json", "run/checkpoints/*.ckpt", "run/student", "run/metrics.json")
 
 
 def command(run: Path) -> list[str]:
@@ -60,18 +65,21 @@ def student(run: Path) -> str:
     return whole.hexdigest()
 
 
-def kills(place: Path, count: int, chance: random.Random, seconds: float, truth: str) -> Counter[str]:
-    """Each run is killed once or twice, in tracing, training, saving or after it, and then ends in peace."""
+def kills(place: Path, count: int, chance: random.Random, truth: str) -> Counter[str]:
+    """Each run is killed once or twice, and then ends in peace."""
     found: Counter[str] = Counter()
     for number in range(count):
-        run, home = place / f"killed-{number}", place / f"home-{number}"
-        for _ in range(chance.randint(1, 2)):
+        folder = place / f"killed-{number}"
+        run, home = folder / "run", folder / "home"
+        for moment in sorted(chance.sample(MOMENTS, chance.randint(1, 2)), key=MOMENTS.index):
             process = subprocess.Popen(
                 command(run), env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
+            while process.poll() is None and not any(folder.glob(moment)):
+                time.sleep(0.01)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0.3, 1.0) * seconds)
+                process.wait(chance.uniform(0, 1))
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 found["killed"] += 1
@@ -115,24 +123,25 @@ def verdict(run: Path, file: Path) -> str:
 
 
 @contextlib.contextmanager
-def small_disk(place: Path, megabytes: int) -> Iterator[tuple[Path, Callable[[], None] | None]]:
+def small_disk(place: Path, kilobytes: int) -> Iterator[tuple[Path, Callable[[], None] | None]]:
     """A folder in which there is little room, and what else limits a process; root mounts one, others limit files."""
-    folder = place / f"disk-{megabytes}"
+    folder = place / f"disk-{kilobytes}"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     if os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
         try:
             yield folder, None
         finally:
             subprocess.run(["umount", "-l", str(folder)], check=False)
     else:
-        yield folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (megabytes << 14, megabytes << 14))
+        yield folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 6, kilobytes << 6))
 
 
-def full(place: Path, sizes: list[int], truth: str) -> Counter[str]:
+def full(place: Path, shares: list[float], need: int, truth: str) -> Counter[str]:
+    """need: kilobytes of a whole run with its traces."""
     found: Counter[str] = Counter()
-    for megabytes in sizes:
-        with small_disk(place, megabytes) as (folder, limit):
+    for kilobytes in (round(share * need) for share in shares):
+        with small_disk(place, kilobytes) as (folder, limit):
             run, home = folder / "run", folder / "home"
             done = finish(run, home, limit)
             if done.returncode == 0:
@@ -142,7 +151,7 @@ def full(place: Path, sizes: list[int], truth: str) -> Counter[str]:
             found["one sentence" if clear else "A TRACEBACK"] += 1
             if not clear:
                 print(done.stderr[-2000:])
-            again = place / f"room-{megabytes}"
+            again = place / f"room-{kilobytes}"
             shutil.copytree(folder, again, ignore=shutil.ignore_patterns("*.lock"))
         done = finish(again / "run", again / "home")
         same = done.returncode == 0 and student(again / "run") == truth
@@ -156,27 +165,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kills, flipped bits and full disks.")
     parser.add_argument("--kills", type=int, default=6, help="runs that are killed once or twice")
     parser.add_argument("--flips", type=int, default=300, help="bits")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 2, 3], help="MB of the disks that fill up")
+    parser.add_argument("--disks", type=float, nargs="*", default=[0.2, 0.5, 0.8], help="shares of what a run needs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        before = os.times().elapsed
         done = finish(place / "whole", place / "home")
         if done.returncode != 0:
             print(done.stdout, done.stderr)
             return 1
-        seconds, truth = os.times().elapsed - before, student(place / "whole")
+        truth = student(place / "whole")
+        need = sum(-(-file.stat().st_size // 4096) * 4 for file in place.rglob("*") if file.is_file())
         rows = {
-            "kills": kills(place, options.kills, chance, seconds, truth),
+            "kills": kills(place, options.kills, chance, truth),
             "flips": flips(place / "whole", options.flips, chance),
-            "full disks": full(place, options.sizes, truth),
+            "full disks": full(place, options.disks, need, truth),
         }
     for name, counts in rows.items():
         print(f"| {name} | {', '.join(f'{n} {what}' for what, n in sorted(counts.items()))} |")
     wrong = [what for counts in rows.values() for what in counts if what.isupper() or what == "refused, not named"]
-    return 1 if wrong else 0
+    idle = (options.kills and not rows["kills"]["killed"]) or (options.disks and not rows["full disks"]["one sentence"])
+    if idle:
+        print("no kill hit, or no disk was full: nothing is shown")
+    return 1 if wrong or idle else 0
 
 
 if __name__ == "__main__":
