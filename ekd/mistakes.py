@@ -115,6 +115,10 @@ def broken_json(error: BaseException) -> str | None:
     return f"a file is not whole JSON ({error}): it was cut short or changed by hand; name another, or make it again"
 
 
+def broken_yaml(error: BaseException) -> str | None:
+    return f"a file is not YAML ({error}): mend it there, or name another"
+
+
 def mandatory(error: BaseException) -> str | None:
     key = re.search(r"full_key: ([\w.]+)", str(error)) or re.search(r"value: \W?([\w.]+)", str(error))
     return f"{key[1]} has no value yet: give {key[1]}=..." if key else str(error)
@@ -142,6 +146,7 @@ SENTENCES: dict[str, Callable[[BaseException], str | None]] = {
     "torch.OutOfMemoryError": torch_said,
     "lightning.fabric.utilities.exceptions.MisconfigurationException": str,
     "lightning.pytorch.utilities.exceptions.MisconfigurationException": str,
+    "yaml.error.YAMLError": broken_yaml,
     "hydra.errors.InstantiationException": chain,
     "hydra.errors.HydraException": str,
     "omegaconf.errors.MissingMandatoryValue": mandatory,

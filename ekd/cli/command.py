@@ -32,6 +32,8 @@ def check(name: str, words: list[str]) -> list[str]:
     -> notes on what will be done otherwise than some word says.
     """
     overrides = read(name, words)
+    if elsewhere(words):
+        composed(name)  # now, because Hydra composes one configuration at a time, and `check_whole` asks
     if elsewhere(words) or SHOWING & set(words):  # of another configuration, `settle` looks at what comes of it
         return []
     last = {(word.key_or_group, word.package): word for word in overrides}
@@ -52,6 +54,17 @@ def _check_several(name: str, overrides: list[Override], first: list[Override]) 
             f"{key}={value} has several values: give -m for a run of each, or quote a text for Hydra too: "
             f"'{key}=\"{value}\"', or write a list as {key}=[{value}]"
         )
+
+
+def check_whole(name: str, config: DictConfig) -> None:
+    """Of another configuration than ours, at which nobody has looked: it holds what the door reads, in its kinds."""
+    absent = sorted(set(map(str, composed(name))) - {"hydra"} - set(map(str, config)))
+    if absent:
+        raise ValueError(
+            f"the configuration that was named has no {absent[0]!r}, which `python -m ekd.{name}` reads: let it begin "
+            f"with defaults: [{name}, _self_], give --config-dir FOLDER --config-name NAME, and only what differs"
+        )
+    check_kinds(config)
 
 
 def settle(config: Any, path: str = "") -> Any:

@@ -24,9 +24,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from ekd.cli.command import check, settle
+from ekd.cli.command import check, check_whole, settle
 from ekd.cli.conf import CONF, PACKAGE
 from ekd.cli.label import run_name, sweep_name, tags
+from ekd.cli.words import elsewhere
 from ekd.mistakes import sentence
 
 LAUNCHED = "EKD_LAUNCHED"  # an environment variable: a launcher's processes and a run's ranks inherit it
@@ -60,7 +61,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         if sweeps and not (run / "metrics.json").exists():  # else only what followed the work failed: it may mend that
             note.unlink(missing_ok=True)
         try:
-            ended = work(_settled(config, run)) or 0
+            ended = work(_settled(name, config, run)) or 0
             if sweeps:  # of a single run, whose folder may be the user's own, no such note is ours
                 note.unlink(missing_ok=True)
             code = max(code, ended)
@@ -174,10 +175,13 @@ def _hydra_reports(wanted: bool) -> None:
         os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _settled(config: DictConfig, run: Path) -> Any:
-    """Refuses a secret of a file that only Hydra knew, and takes away what Hydra wrote of it."""
+def _settled(name: str, config: DictConfig, run: Path) -> Any:
+    """Refuses what only Hydra knew, a secret in a file or half a configuration, and takes away what it wrote of it."""
     try:
-        return settle(config)
+        settle(config)
+        if elsewhere(sys.argv[1:]):
+            check_whole(name, config)
+        return config
     except ValueError:
         shutil.rmtree(run / ".hydra", ignore_errors=True)
         raise

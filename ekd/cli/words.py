@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from ekd.renamed import current_word
 FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--multirun", "-m", "--shell-completion", "-sc")
 TAKING = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--experimental-rerun", "--info", "-i")  # fmt: skip
+CHOICES = {
+    ("--cfg", "-c"): ("job", "hydra", "all"),
+    ("--info", "-i"): ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
 # A percentage below 1 is so rarely wanted that it is written as 0.2%.
 SHARES = re.compile(r"(^|[._])(\w*percent|lower|upper|lowest)$")
 SECRET_NAME = re.compile(
@@ -67,10 +72,16 @@ def check_secret(key: str, value: Any) -> None:
         return
     if URL_USER.search(value):
         raise ValueError(f"{key} has a URL with a user or a password in it, which {ENVIRONMENT}")
-    if SECRET_VALUE.search(value) or (SECRET_NAME.search(key) and value not in ("", "null")):
+    named = SECRET_NAME.search(key) and value not in ("", "null")
+    if named or SECRET_VALUE.search(value) or any(secret in value for secret in _exported()):
         raise ValueError(f"{key} holds what looks like a key or a password, which {ENVIRONMENT}")
     if key.endswith("api_key_env") and value != "null" and not re.fullmatch(r"[A-Za-z_]\w*", value):
         raise ValueError(f"{key} is the name of an environment variable; what was given is none and {ENVIRONMENT}")
+
+
+def _exported() -> list[str]:
+    """Keys that the environment holds, as `${oc.env:MY_API_KEY}` or the shell would put them into any value."""
+    return [value for name, value in os.environ.items() if len(value) >= 8 and SECRET_NAME.search(name)]
 
 
 def replaced(overrides: list[Override]) -> list[str]:
@@ -90,6 +101,7 @@ def values(override: Override) -> list[str]:
 def _flag(name: str, at: int, words: list[str]) -> bool:
     """Whether a word is Hydra's own flag or belongs to one."""
     word = words[at]
+    _check_flag(word, words[at + 1] if at + 1 < len(words) else "")
     if word in FLAGS or word.partition("=")[0] in TAKING or (at and words[at - 1] in TAKING):
         return True
     if not word.startswith("-"):
@@ -99,6 +111,19 @@ def _flag(name: str, at: int, words: list[str]) -> bool:
     known = here(flag, value) if name in ("train", "trace") else None
     told = f"here it is {known}" if known else like(name, flag.lstrip("-").replace("-", "_"))
     raise ValueError(f"{flag} is no flag of ekd, whose values are written KEY=VALUE without dashes: {told}")
+
+
+def _check_flag(word: str, following: str) -> None:
+    """Hydra would answer with the page of its usage."""
+    flag, given, value = word.partition("=")
+    value = value if given else following
+    if flag not in TAKING or (flag in ("--info", "-i") and not value):
+        return
+    if not value or (not given and value.startswith("-")):
+        raise ValueError(f"{flag} wants a word behind it, and there is none: {flag} NAME")
+    for flags, known in CHOICES.items():
+        if flag in flags and value not in known:
+            raise ValueError(f"{flag} is one of {', '.join(known)}, not {value!r}")
 
 
 def _parsed(name: str, word: str) -> Override:

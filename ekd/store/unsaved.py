@@ -1,8 +1,8 @@
 """Traces on their way into a store: each is on disk as soon as it is there, and a shard when there are enough.
 
 A shard for each answer would be too many files, and a shard for many answers loses all of them when its process is
-killed. So every trace waits as a small shard of its own beside the others, without being waited for (a killed process
-loses nothing that it has written; only a power failure may), until `flush` makes one shard of all of them.
+killed. So every trace waits as a small shard of its own beside the others, on the disk itself (neither a kill nor a
+power failure loses it), until `flush` makes one shard of all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ekd.files import sync
 from ekd.store.shard import Part, Shard, assemble
 from ekd.store.store import Store
 
@@ -33,7 +34,9 @@ class Unsaved:
         try:
             self.folder.mkdir(exist_ok=True)
             aside.write_bytes(assemble([packed], self.store.origin))
+            sync(aside)
             aside.replace(file)
+            sync(self.folder)
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise ValueError(

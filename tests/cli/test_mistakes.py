@@ -222,6 +222,16 @@ train tokenizer=x => data.collector.tokenizer
 train distill_type=ekd => selector=topk
 train shots=3 => prompt.shots
 train ollama=true => teacher=ollama
+train --config-name => --config-name wants a word behind it
+train -cn --resolve => -cn wants a word behind it
+train --config-name nothing => primary config 'nothing'
+train --config-dir nothing => nothing' not found
+train --config-dir kept.txt => kept.txt' not found
+train -cp nothing => Primary config directory not found
+train -cn evaluate => has no 'callback';defaults: [train, _self_]
+train --cfg nothing => --cfg is one of job, hydra, all
+train --info nothing => --info is one of all, config
+trace --config-dir => --config-dir wants a word behind it
 train api_key=secret => api_key holds what looks like a key;teacher.api_key_env
 train --api_key sk-0123456789abcdef => teacher.api_key_env
 train +teacher.api_key=abcdef => teacher.api_key holds what looks like a key;teacher.api_key_env
@@ -444,3 +454,37 @@ def test_a_secret_in_a_file_of_the_user_s_own_is_not_written(tmp_path, monkeypat
         said = capsys.readouterr()
         assert "teacher.endpoints" in said.err and "hunter2" not in said.err + said.out
         assert not [file for file in Path().rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("defaults: [train, _self_]\nstudent: {optimizer: {lr: abc}}", "student.optimizer.lr is a number, not 'abc'"),
+        ("seed: 3", "has no 'callback'"),
+        ("", "has no 'callback'"),
+        ("defaults: [", "a file is not YAML"),
+        ("defaults: [train, selector: nothing]", "Could not find 'selector/nothing'"),
+        ("[1]", "must be a DictConfig"),
+    ],
+)
+def test_a_configuration_of_the_user_s_own_is_looked_at_before_any_work(text, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    Path("own/mine.yaml").write_text(text)
+    assert call("train --config-dir own --config-name mine", monkeypatch) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0], lines
+    assert not list(Path("own").glob("outputs")) and not list(Path().rglob("run.json"))
+
+
+def test_a_key_of_the_environment_is_written_under_no_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_API_KEY", "plain-looking-words")
+    for words in (
+        "train '+callback.progress.x=${oc.env:MY_API_KEY}'",
+        "train dataset=hub dataset.name=plain-looking-words",
+    ):
+        assert call(words, monkeypatch) == 2
+        said = capsys.readouterr().err
+        assert "looks like a key" in said and "plain-looking-words" not in said
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -164,6 +164,13 @@ def test_what_fails_after_training_costs_no_training(place, every):
     assert not (run / "checkpoints").exists() and not (whole / "checkpoints" / "trained.ckpt").exists()
 
 
+def test_a_rate_beyond_all_numbers_stops_in_a_sentence(place):
+    done = ekd("train", *TINY, "student.optimizer.lr=1e38", f"hydra.run.dir={place / 'beyond'}", cwd=place)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*smaller student\.optimizer\.lr", done.stderr.strip()), done.stderr
+    assert not (place / "beyond" / "student").exists() and not (place / "beyond" / "metrics.json").exists()
+
+
 def test_trace_collects_without_training(place):
     done = ekd("trace", *TINY, "data.collector.seed=5", cwd=place)
     assert done.returncode == 0 and "56 traces made" in done.stdout, done.stdout + done.stderr

@@ -10,10 +10,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from conftest import collector, hf
+from fake_traces import fake_trace
 
 from ekd.data.collect import Collector
+from ekd.store.shard import part
 from ekd.store.store import Store
-from ekd.store.unsaved import FOLDER, recover
+from ekd.store.unsaved import FOLDER, Unsaved, recover
 from ekd.types import Failure, Trace
 
 N = 10
@@ -112,3 +114,13 @@ def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(tmp_path: Path, mo
     with pytest.raises(ValueError, match=r"could not be saved .*No space left.*the 4 saved before are whole"):
         made.collect("train", N)
     assert len(made.open()) >= 4
+
+
+def test_a_trace_on_its_way_has_reached_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    reached = []
+    monkeypatch.setattr("ekd.store.unsaved.sync", lambda path: reached.append((path.name, path.is_dir())))
+    store = Store.create(tmp_path / "s", {"vocab": 1000})
+    trace = fake_trace(1)
+    Unsaved(store).add(part(trace, store.layout))
+    (file,) = (store.path / FOLDER).iterdir()
+    assert [name.split(".")[0] for name, _ in reached] == [file.stem, FOLDER] and reached[0][0] != file.name
