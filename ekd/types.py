@@ -166,8 +166,13 @@ class Text(NamedTuple):
 class Policy(Protocol):
     """Who writes the texts that the teacher reads, where that is neither the teacher nor the dataset."""
 
-    name: str  # student, or student@ROUND
-    batch_size: int  # texts that are written together, always the same ones: sums are rounded by the company they keep
+    @property
+    def name(self) -> str:
+        """student, or student@ROUND."""
+
+    @property
+    def batch_size(self) -> int:
+        """Texts that are written together, always the same ones: sums are rounded by the company they keep."""
 
     def origin(self) -> dict:
         """Everything that decides its texts, beside the requests and what its weights are by now."""

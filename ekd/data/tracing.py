@@ -86,7 +86,7 @@ def scoring(teacher: Teacher, why: str) -> Teacher:
             f"{why}: somebody else writes the texts, and {type(teacher).__name__} does not say how it would read them "
             "(teacher.mode=score): take teacher=hf, or teacher=openai with llama-server, vLLM or SGLang"
         )
-    return replace(teacher, mode="score")  # type: ignore[return-value] # says itself, in a sentence, where it cannot
+    return replace(teacher, mode="score")  # says itself, in a sentence, where it cannot
 
 
 def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:

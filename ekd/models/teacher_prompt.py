@@ -69,8 +69,12 @@ class TeacherPrompt:
         return self._own(prompt).ids(tokenizer, problem._replace(question=self._render(problem)), examples)
 
     def _own(self, prompt: Prompt) -> Prompt:
-        own = {"system": self.system, "instruction": self.instruction, "shots": self.shots}
-        return replace(prompt, **{name: value for name, value in own.items() if value is not None})
+        return replace(
+            prompt,
+            system=prompt.system if self.system is None else self.system,
+            instruction=prompt.instruction if self.instruction is None else self.instruction,
+            shots=prompt.shots if self.shots is None else self.shots,
+        )
 
     def _render(self, problem: Problem) -> str:
         known = {name: value for name in FIELDS if (value := getattr(problem, name))}

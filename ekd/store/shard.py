@@ -211,12 +211,13 @@ class Shard:
         part = self.part(row)
         key, problem_id, sample, finish, exact, _, response, entries = part.about
         try:
-            fields = decode(part.rows, response, entries, layout)
+            fields: dict[str, Any] = dict(decode(part.rows, response, entries, layout))
             contrast = unpack_contrast(part.contrast, response)
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: trace {key} cannot be decoded ({error})") from None
-        more = {"verdict": part.verdict, "policy": part.policy, "teacher_prompt_ids": part.teacher_prompt_ids}
-        return Trace(key, problem_id, sample, finish, part.prompt_ids, exact=exact, **fields, **more, contrast=contrast)
+        fields |= {"verdict": part.verdict, "policy": part.policy, "contrast": contrast}
+        fields["teacher_prompt_ids"] = part.teacher_prompt_ids
+        return Trace(key, problem_id, sample, finish, part.prompt_ids, exact=exact, **fields)
 
     def damaged(self) -> set[int]:
         """Rows whose checksum does not match."""
