@@ -214,6 +214,13 @@ class NeedsDensity(Protocol):
 
 
 @runtime_checkable
+class NeedsContrast(Protocol):
+    """A signal that compares two readings of a text (`Trace.contrast`)."""
+
+    needs_contrast: bool
+
+
+@runtime_checkable
 class NeedsOwnText(Protocol):
     """A loss that is the gradient of a distance only on text that the student itself wrote."""
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ekd.data.cached import TraceData, norm_column
+from ekd.data.mix import Stores
 from ekd.data.trace_filter import TopSamples
 from ekd.distill.student import Student
 from ekd.models.load import check_layers
-from ekd.types import NeedsDensity, NeedsOwnText
+from ekd.types import NeedsContrast, NeedsDensity, NeedsOwnText
 
 
 @runtime_checkable
@@ -37,14 +38,25 @@ def check_compatibility(data: TraceData, student: Student) -> None:
         )
     if isinstance(teacher, Drawn) and teacher.draws:
         check_drawn(teacher.draws, data, student)
+    check_texts(data, student)
+    check_layers(student.name, student.spec["layers"], trust_remote_code=student.spec["trust_remote_code"])
+    norm_column(teacher.temperatures if isinstance(teacher, Tempered) else [], float(temperature))
+
+
+def check_texts(data: TraceData, student: Student) -> None:
+    """Who has to have written the texts, and how often they have to have been read."""
     own = data.source is not None or data.collector.policy is not None
     if isinstance(student.loss, NeedsOwnText) and student.loss.needs_own_text and not own:
         raise ValueError(
             f"loss={student.loss} prices tokens that the student itself wrote, and these texts are others': set "
             "source=rounds, source=mix or policy=student, or take loss=reverse_kl"
         )
-    check_layers(student.name, student.spec["layers"], trust_remote_code=student.spec["trust_remote_code"])
-    norm_column(teacher.temperatures if isinstance(teacher, Tempered) else [], float(temperature))
+    signal, read_once = student.signal, data.collector.contrast is None and not isinstance(data.source, Stores)
+    if isinstance(signal, NeedsContrast) and signal.needs_contrast and read_once:
+        raise ValueError(
+            f"signal={signal} compares two readings and these traces have one: trace with contrast=no_prompt, "
+            "with_answer, with_solution, paraphrase or text"
+        )
 
 
 def check_drawn(draws: int, data: TraceData, student: Student) -> None:

@@ -23,6 +23,7 @@ class PromptGap:
 
     needs_student: ClassVar[bool] = False
     needs_density: ClassVar[bool] = True
+    needs_contrast: ClassVar[bool] = True
     absolute: bool
 
     def __call__(self, rows: Rows) -> Tensor:
