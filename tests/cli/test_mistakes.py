@@ -228,7 +228,7 @@ train --config-name nothing => primary config 'nothing'
 train --config-dir nothing => nothing' not found
 train --config-dir kept.txt => kept.txt' not found
 train -cp nothing => Primary config directory not found
-train -cn evaluate => has no 'callback';defaults: [train, _self_]
+train -cn evaluate => has no 'baselines';defaults: [train, _self_]
 train --cfg nothing => --cfg is one of job, hydra, all
 train --info nothing => --info is one of all, config
 trace --config-dir => --config-dir wants a word behind it
@@ -460,8 +460,8 @@ def test_a_secret_in_a_file_of_the_user_s_own_is_not_written(tmp_path, monkeypat
     ("text", "said"),
     [
         ("defaults: [train, _self_]\nstudent: {optimizer: {lr: abc}}", "student.optimizer.lr is a number, not 'abc'"),
-        ("seed: 3", "has no 'callback'"),
-        ("", "has no 'callback'"),
+        ("seed: 3", "has no 'baselines'"),
+        ("", "has no 'baselines'"),
         ("defaults: [", "a file is not YAML"),
         ("defaults: [train, selector: nothing]", "Could not find 'selector/nothing'"),
         ("[1]", "must be a DictConfig"),
