@@ -14,7 +14,8 @@ from ekd.cli.door import CONF, register
 from ekd.method import ORIGINAL, TEACHER_FREE, UNSCORED, VANILLA, Method, method_of
 
 PRESETS = [f for group in ("experiment", "method") for f in sorted((CONF / group).glob("*.yaml"))]
-NO_METHODS = {"tiny", "demo", "bucket_sweep", "cpu_study", "bucket_search", "context_distillation"}  # what they set is no part of one
+# What they set is no part of a method.
+NO_METHODS = {"tiny", "demo", "bucket_sweep", "cpu_study", "bucket_search", "context_distillation"}
 GROUPS = ("selector", "signal", "loss", "data", "teacher", "student")
 
 register()
