@@ -23,6 +23,8 @@ REQUIRED = {
     "dataset=corpus": ["dataset.train=text.txt"],
     "dataset=hub": ["dataset.name=openai/gsm8k"],
     "source=stores": ["source.paths=[traces]"],
+    "teacher_prompt=text": ["teacher_prompt.question=Hint"],
+    "contrast=text": ["contrast.question=Hint"],
 }
 
 register()

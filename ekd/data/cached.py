@@ -71,11 +71,11 @@ class TraceData(L.LightningDataModule):
         self.done = 0  # micro-batches of this rank that were trained on before a resume
 
     def prepare_data(self) -> None:
+        if self.source is not None:
+            self.source.check(self)  # before a server is asked who it is
         norm_column(self.collector.origin()["temperatures"], self.temperature)  # refuse before the work
         for split, problems in self.counts.items():
             self.collector.check_count(split, problems)
-        if self.source is not None:
-            self.source.check(self)
         store = self.collector.open()
         lock = nullcontext() if self._complete(store) else self._lock(store)
         with lock:  # cells of a sweep trace once; where nothing is missing, nothing is written

@@ -77,9 +77,7 @@ class Collector:
         """What made the traces; a store made by anything else is refused."""
         teacher = self.teacher.origin()
         drawn = {"draws": teacher["draws"]} if teacher.get("draws") else {}
-        end = end_of_turn(
-            self.student_tokenizer
-        )  # said where the template ends a turn otherwise than the tokenizer a text
+        end = end_of_turn(self.student_tokenizer)  # said where it is not what ends a text
         others = {"teacher_prompt": self.own_prompt, "contrast": self.contrast}
         return {
             **{name: other.origin(self.prompt) for name, other in others.items() if other is not None},
@@ -121,7 +119,7 @@ class Collector:
         """texts: whether a teacher that only reads is given the dataset's solutions; False: others will write them."""
         problems, given = self.check_count(split, count), texts and self.teacher.mode == "score" and self.policy is None
         prompts = [p for p in (self.teacher_prompt, self.contrast) if p is not None]
-        shots = max([self.prompt.shots, *(p.examples(self.prompt) for p in prompts)])
+        shots = max([self.prompt.shots, *(p.shots_of(self.prompt) for p in prompts)])
         examples = self.dataset.problems("train")[: shots + 1] if shots else []
         return [r for problem in problems for r in self._requests(problem, examples, given)]
 
@@ -166,10 +164,8 @@ class Collector:
             raise ValueError(
                 f"{document.id} is plain text, which a teacher reads and does not answer: set teacher.mode=score"
             )
-        ids, end = (
-            self.student_tokenizer.encode(document.solution, add_special_tokens=False),
-            self.student_tokenizer.eos_token_id,
-        )
+        tokenizer = self.student_tokenizer
+        ids, end = tokenizer.encode(document.solution, add_special_tokens=False), tokenizer.eos_token_id
         ids = ids if end is None else [*ids, end]
         cuts = range(0, len(ids), self.text_tokens)
         pieces = [document._replace(id=f"{document.id}:{n}") for n in range(1, len(cuts) + 1)]
@@ -210,23 +206,24 @@ class Collector:
         theirs = load_tokenizer(self.teacher.tokenizer, trust_remote_code=self.trust_remote_code)
         check_tokenizer({"tokenizer": tokenizer_fingerprint(theirs)}, self.student_tokenizer)
 
-    def write(self, requests: list[Request], *, may: bool) -> int:
-        """The policy's texts of those that are neither traced nor written. -> how many; -1 where `may` forbids it."""
-        assert self.policy is not None
-        store = self.open()
-        kept, present = KeptTexts(store.path), store.keys()
-        missing = [r for r in requests if r.key not in present]
-        lacking = {r.key for r in missing} - kept.read().keys()
-        if lacking and not may:
-            return -1
-        self._tracing("train", quiet=True).write(self.policy, missing, requests, kept)
-        return len(lacking)
+    def untraced(self, requests: list[Request]) -> list[Request]:
+        present = self.open().keys()
+        return [r for r in requests if r.key not in present]
 
-    def read(self, requests: list[Request], title: str) -> list[Failure]:
+    def unwritten(self, requests: list[Request]) -> list[Request]:
+        """Those of which there is neither a trace nor a text that waits for the teacher."""
+        texts = KeptTexts(self.open().path).read()
+        return [r for r in self.untraced(requests) if r.key not in texts]
+
+    def write(self, requests: list[Request]) -> None:
+        """The policy's texts of those that are neither traced nor written; all of `requests` are written together."""
+        assert self.policy is not None
+        kept = KeptTexts(self.open().path)
+        self._tracing("train", quiet=True).write(self.policy, self.untraced(requests), requests, kept)
+
+    def read(self, requests: list[Request]) -> list[Failure]:
         """Traces of texts that were written before; those that are there are left out."""
-        store = self.open()
-        present = store.keys()
-        missing = [r for r in requests if r.key not in present]
+        store, missing = self.open(), self.untraced(requests)
         return self._trace(store, missing, requests, "train", quiet=True)[0] if missing else []
 
     def _tracing(self, split: str, *, quiet: bool) -> Tracing:
@@ -258,7 +255,8 @@ class Collector:
                         saved = monotonic()
         finally:
             waiting.flush()
-        kept.forget()
+        if not failures:  # else the same texts are to be read again
+            kept.forget()
         return failures, grades
 
     def _grader(self, split: str) -> Callable[[str, Sequence[int]], str]:

@@ -124,17 +124,17 @@ class RoundMaker:
         """Texts that are neither stored nor kept."""
         began, mine = monotonic(), self._mine(number)
         self.policy.number = number
-        written = self.collector.write(mine, may=not begun)
-        if written < 0:
+        if begun and self.collector.unwritten(mine):
             raise ValueError(
                 f"texts of round {number} are gone from {self.store.path}, and the weights that wrote them, too: go on "
                 "from an older checkpoint (ckpt=), or start anew"
             )
+        self.collector.write(mine)
         self.seconds["writing"] = monotonic() - began
 
     def _read(self, number: int) -> None:
         began = monotonic()
-        failures = self.collector.read(self._mine(number), f"student@{number}")
+        failures = self.collector.read(self._mine(number))
         self.seconds["reading"] = monotonic() - began
         for failure in failures[:3]:
             rank_zero_warn(f"round {number}: the teacher failed on problem {failure.problem_id}: {failure.reason}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from ekd.files import acquire
+from ekd.models.repeats import period
 from ekd.models.source import home
 from ekd.outside import check_plain
 
@@ -91,15 +92,6 @@ def read(path: Path) -> dict[Key, Answer]:
     return answers
 
 
-def repeats(text: str, *, longest: int = 200, times: int = 4, least: int = 40) -> bool:
-    """Whether the text ends in one piece of at most `longest` characters, `times` in a row, `least` characters in all.
-
-    An answer that was cut off while it did so would not have ended.
-    """
-    end = text[-longest * times :]
-    for period in range(1, longest + 1):
-        size = max(period * times, least)
-        tail = end[-size:]
-        if len(tail) == size and tail[period:] == tail[:-period]:
-            return True
-    return False
+def repeats(text: str) -> bool:
+    """Whether the text ends in one piece said again and again, at least 40 characters in all (`ekd.models.repeats`)."""
+    return period(text, least=40) > 0

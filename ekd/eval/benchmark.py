@@ -86,7 +86,7 @@ class Benchmark:
     def requests(self, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
         """Each problem `samples` times, every time with a seed of its own."""
         other = self.teacher_prompt
-        shots = max(self.prompt.shots, other.examples(self.prompt) if other else 0)
+        shots = max(self.prompt.shots, other.shots_of(self.prompt) if other else 0)
         examples = self.dataset.problems("train")[: shots + 1] if shots else []
         requests = []
         for problem in self.questions():

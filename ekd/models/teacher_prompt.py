@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from ekd.models.prompt import Prompt
 from ekd.types import Problem
 
-FIELDS = ("id", "question", "answer", "solution")
 PLAIN = "{{ question }}"  # the question as it is
 
 
@@ -54,7 +53,8 @@ class TeacherPrompt:
         """What decides the words, as plain values."""
         return {"question": self.question, **asdict(self._own(prompt))}
 
-    def examples(self, prompt: Prompt) -> int:
+    def shots_of(self, prompt: Prompt) -> int:
+        """How many worked examples the teacher reads."""
         return self._own(prompt).shots
 
     def ids(
@@ -77,7 +77,7 @@ class TeacherPrompt:
         )
 
     def _render(self, problem: Problem) -> str:
-        known = {name: value for name in FIELDS if (value := getattr(problem, name))}
+        known = {name: value for name, value in problem._asdict().items() if value}
         try:
             return self.template.render(known)
         except UndefinedError as error:
