@@ -22,7 +22,10 @@ FILES = ("run.json", "metrics.json", "answers.jsonl", "failed.txt", "student", "
 USES: dict[str, tuple[str, ...]] = {
     "dataset": ("dataset.",),
     "prompt": ("models.prompt",),
-    "data.collector": ("data.collect", "dataset.", "teacher.", "models.prompt"),
+    "data.collector": (
+        *("data.collect", "dataset.", "teacher."),
+        *("models.prompt", "models.teacher_prompt", "data.policy"),
+    ),
     "data.val_problems": (),  # a plain value
     "student.model": (),
     "student.layers": (),

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from test_train import ekd
 
+from ekd.cli.conf import composed
 from ekd.cli.door import build
 from ekd.distill.fence import check_run, config_of, plain
 from ekd.models.load import load_model, load_tokenizer
@@ -221,3 +223,9 @@ def test_a_plugin_of_the_users_own_trains_and_is_named_again_to_be_evaluated(pla
     assert (done.returncode, "dataset._target_=" in done.stderr) == (2, True)
     done = ekd("evaluate", *asked, "dataset._target_=plugin.Sums", cwd=place, PYTHONPATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [["contrast=with_answer"], ["policy=student"], ["teacher_prompt=few_shot"]])
+def test_what_our_own_runs_say_of_their_texts_may_be_read_back(words):
+    data: Any = OmegaConf.to_container(composed("train", tuple(words)).data, resolve=True)
+    assert plain({"data": data}, "data.collector", decided=NO)["_target_"].endswith("Collector")

@@ -103,7 +103,8 @@ def test_every_maker_of_rows_leaves_a_sure_row_its_tail_and_a_whole_one_none():
         float(from_wire(ASKED, target, [Row(0.0, list(range(k)), [-500.0] * k)], "length", 6).log_tail[0])
         for k in (2, 6)
     ]
-    foreign = [imported(3, [3, *range(k)], [0.0, *[-1e9] * k], vocab)[2] for k, vocab in ((2, 6), (3, 4))]
+    named = [(np.array([3, *range(k)]), np.array([0.0, *[-1e9] * k]), vocab) for k, vocab in ((2, 6), (3, 4))]
+    foreign = [imported(3, *some)[2] for some in named]
     for some, whole in (hf, wire, foreign):
         assert some == pytest.approx(math.log(LEAST), abs=1e-4) and whole == -math.inf
 
