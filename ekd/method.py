@@ -8,7 +8,7 @@ part of it: they are the conditions under which methods are compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,12 +155,14 @@ def part_of(node: Mapping[str, Any]) -> Part:
 
 
 def actor_name(target: str) -> str:
-    """ekd.selector.topk.TopK -> topk: of its file, or of the class where several share one (top_samples)."""
+    """ekd.selector.topk.TopK -> topk: of its file, or of the class where several share one (top_samples; student, of
+    ekd.data.policy.StudentPolicy).
+    """
     module, _, name = target.rpartition(".")
     file = module.rpartition(".")[2]
     if file.replace("_", "") == name.lower():
         return file
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().removesuffix(f"_{file}")
 
 
 def plain(value: Any) -> Value:
@@ -176,11 +178,22 @@ def spelled(group: str, part: Part | None) -> str:
     """topk_20, jsd_beta_0.9: bare numbers for what a selector is known by, key and value for what is not usual."""
     if part is None:
         return ""
-    usual = defaults(group, part.name)
     numbers = [worded(value) for key, value in part.values if key in SHORT]
-    rest = [(k, v) for k, v in part.values if k not in SHORT and (k not in usual or usual[k] != v)]
-    words = [key if value is True else f"{key}_{worded(value)}" for key, value in rest]
+    words = [key if value is True else f"{key}_{worded(value)}" for key, value in unusual(group, part)]
     return "_".join([part.name, *numbers, *words])
+
+
+def unusual(group: str, part: Part) -> Iterator[tuple[str, Value]]:
+    """What is neither known by its number nor as conf/ has it; of a source's or a policy's own parts, too."""
+    usual = defaults(group, part.name)
+    for key, value in part.values:
+        if isinstance(value, Part) and group in ("source", "policy"):
+            known = usual.get(key)
+            own = dict(known.values) if isinstance(known, Part) else {}
+            inner = [pair for pair in value.values if pair[0] not in own or pair[1] != own[pair[0]]]
+            yield from inner if own else unusual(group, value)
+        elif key not in SHORT and (key not in usual or usual[key] != value):
+            yield key, value
 
 
 def worded(value: Value) -> str:
@@ -189,7 +202,7 @@ def worded(value: Value) -> str:
     if isinstance(value, tuple):  # a list, or a mapping as pairs; an actor says its name itself
         pair = len(value) == 2 and isinstance(value[1], Part)
         return worded(value[1]) if pair else "_".join(worded(one) for one in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("/", "_").strip("_")
 
 
 @cache

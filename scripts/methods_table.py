@@ -21,7 +21,16 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 PAGE = ROOT / "docs" / "methods.md"
-METHOD = ("signal", "selector", "loss", "data", "teacher")  # what a method's preset may set
+METHOD = (
+    "signal",
+    "selector",
+    "loss",
+    "source",
+    "policy",
+    "data",
+    "teacher",
+    "student",
+)  # what a method's preset may set
 HEAD = """\
 # Every method, in one table
 

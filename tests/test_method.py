@@ -15,8 +15,8 @@ from ekd.method import ORIGINAL, TEACHER_FREE, UNSCORED, VANILLA, Method, method
 
 PRESETS = [f for group in ("experiment", "method") for f in sorted((CONF / group).glob("*.yaml"))]
 # What they set is no part of a method.
-NO_METHODS = {"tiny", "demo", "bucket_sweep", "cpu_study", "bucket_search", "context_distillation"}
-GROUPS = ("selector", "signal", "loss", "data", "teacher", "student")
+NO_METHODS = {"tiny", "demo", "bucket_sweep", "cpu_study", "bucket_search", "context_distillation", "on_policy_grid"}
+GROUPS = ("selector", "signal", "loss", "data", "teacher", "student", "source", "policy")
 
 register()
 
@@ -24,7 +24,7 @@ register()
 def method(*overrides: str) -> Method:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", list(overrides))
-    return method_of({name: OmegaConf.to_container(config[name], resolve=True) for name in GROUPS})
+    return method_of({name: OmegaConf.to_container(config[name], resolve=True) for name in GROUPS if name in config})
 
 
 def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None:
@@ -36,7 +36,8 @@ def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None
     assert len(set(names)) == len(names)
     twice = sorted(tuple(sorted(set(group))) for group in found.values() if len(group) > 1)
     assert twice == [
-        ("bucket", "bucket_70_80"), ("ekd", "topk_20"), ("random", "random_20"), ("teacher_free",), ("vanilla",),
+        ("bucket", "bucket_70_80"), ("ekd", "topk_20"), ("on_policy", "vanilla-reverse_kl-rounds"),
+        ("random", "random_20"), ("teacher_free",), ("vanilla",),
     ]  # fmt: skip
 
 
@@ -58,6 +59,16 @@ def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None
         (("data/samples=random",), "vanilla-random_samples_20"),
         (("data/samples=random", "data.samples.seed=3"), "vanilla-random_samples_20"),
         (("teacher.draws=64",), "vanilla-draws_64"),
+        (("source=rounds", "source.samples=2"), "vanilla-rounds_samples_2"),
+        (("experiment=gkd",), "vanilla-jsd-mix"),
+        (
+            ("experiment=gkd", "source.share=0.2", "source.rounds.sampling.top_p=0.9"),
+            "vanilla-jsd-mix_top_p_0.9_share_0.2",
+        ),
+        (("experiment=opsd",), "vanilla-jsd-rounds_temperature_1.2_top_p_0.95"),
+        (("experiment=lightning_opd",), "vanilla-policy_gradient-student"),
+        (("policy=student", "policy.sampling.temperature=0.5"), "vanilla-student_temperature_0.5"),
+        (("source=stores", "source.paths=[/a/b]"), "vanilla-stores_paths_a_b"),
     ],
 )
 def test_a_method_is_named_by_what_differs_from_the_defaults(overrides: tuple[str, ...], name: str) -> None:
@@ -67,6 +78,13 @@ def test_a_method_is_named_by_what_differs_from_the_defaults(overrides: tuple[st
 @pytest.mark.parametrize("file", sorted((CONF / "method").glob("*.yaml")), ids=lambda file: file.stem)
 def test_a_file_of_conf_method_is_called_what_it_is(file: Path) -> None:
     assert method(f"method={file.stem}").name == file.stem
+
+
+@pytest.mark.parametrize("sweep", ["bucket_sweep", "on_policy_grid"])
+def test_a_sweep_names_methods_that_there_are(sweep: str) -> None:
+    named = OmegaConf.load(CONF / "experiment" / f"{sweep}.yaml").hydra.sweeper.params.method.split(",")
+    assert len(set(named)) == len(named) > 4
+    assert set(named) <= {file.stem for file in (CONF / "method").glob("*.yaml")}
 
 
 def test_equal_methods_are_equal_values_whatever_repeats_or_cuts_the_work() -> None:
