@@ -12,7 +12,7 @@ demo: $(VENV)/ready ## install, then trace, select, distil and evaluate on this 
 	$(BIN)/python -m ekd.train experiment=demo selector=bucket selector.lower=70
 
 test: $(VENV)/ready ## install, then every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/ready ## ruff and mypy
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,22 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor
     return ids, mask
 
 
+def common(texts: Sequence[Sequence[int]]) -> int:
+    """How many ids all texts begin with: a system message, worked examples."""
+    first, last = min(texts), max(texts)  # the two that differ earliest
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def read_once(model: PreTrainedModel, prefix: Sequence[int], copies: int) -> Any:
+    """What a decoder keeps of a beginning that all of a batch share, read once; None where there is none."""
+    if not prefix:
+        return None
+    ids = torch.tensor([list(prefix)], device=model.device)
+    cache = model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(copies)
+    return cache
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
@@ -75,10 +92,13 @@ def generate(
     began, device = monotonic(), model.device
     choose = _Choose(temperature, top_p, seeds or [0] * len(prompts), device)
     limit = _limits(model, prompts, max_new_tokens)
-    ids, mask = (x.to(device) for x in left_pad(prompts, min(end)))
-    position = (mask.cumsum(1) - 1).clamp_min(0)
+    shared = common([prompt[:-1] for prompt in prompts])
+    cache = read_once(model, prompts[0][:shared], len(prompts))
+    ids, mask = (x.to(device) for x in left_pad([prompt[shared:] for prompt in prompts], min(end)))
+    mask = torch.cat([mask.new_ones(len(prompts), shared), mask], 1)
+    position = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
     texts: list[list[int]] = [[] for _ in prompts]
-    rows, cache = list(range(len(prompts))), None
+    rows = list(range(len(prompts)))
     while True:
         out = model(
             input_ids=ids,

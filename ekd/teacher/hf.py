@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ekd.models.generation import check_scored, generate
+from ekd.models.generation import check_scored, common, generate, read_once
 from ekd.models.head import Head, head_of
 from ekd.models.load import end_ids, load_model, load_tokenizer, pick_device
 from ekd.models.source import identity
@@ -154,7 +154,7 @@ class HF:
 
     @torch.inference_mode()
     def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
-        shared = _common([r.prompt_ids[:-1] for r in batch])
+        shared = common([r.prompt_ids[:-1] for r in batch])
         hidden = _suffix_hidden(model, [r.prompt_ids + (r.response_ids or []) for r in batch], shared)
         head = head_of(model)
         for row, request in enumerate(batch):
@@ -180,20 +180,9 @@ def stream(request: Request) -> np.random.Generator:
     return np.random.default_rng([request.seed, 1])
 
 
-def _common(prompts: list[list[int]]) -> int:
-    """How many ids all prompts begin with."""
-    first, last = min(prompts), max(prompts)  # the two that differ earliest
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-
-
 def _suffix_hidden(model: PreTrainedModel, texts: list[list[int]], shared: int) -> Tensor:
     """(B, longest - shared, H). The common beginning (system message, worked examples) is read once, not B times."""
-    decoder, cache = model.get_decoder(), None
-    if shared:
-        cache = decoder(
-            input_ids=torch.tensor([texts[0][:shared]], device=model.device), use_cache=True
-        ).past_key_values
-        cache.batch_repeat_interleave(len(texts))
+    decoder, cache = model.get_decoder(), read_once(model, texts[0][:shared], len(texts))
     width = max(map(len, texts))
     ids = torch.zeros((len(texts), width - shared), dtype=torch.long)
     mask = torch.zeros((len(texts), width), dtype=torch.long)

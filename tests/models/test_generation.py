@@ -44,6 +44,23 @@ def test_a_batch_gives_the_same_texts_as_one_by_one(model, end, sampling):
     assert len({len(t.ids) for t in together}) > 5 and {t.finish for t in together} == {"stop", "length"}
 
 
+def test_a_common_beginning_is_read_once_and_changes_nothing(model, end):
+    examples = [7, 99, 3] * 40
+    asked = [examples + prompt for prompt in prompts(8)]
+    read: list[int] = []
+    counting = model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].numel()))
+    together = generate(model, asked, end=end, max_new_tokens=1)
+    counting.remove()
+    assert read == [120, 8 * 22]  # the examples, and eight padded rests, the longest of 22
+    assert [t[:2] for t in together] == [
+        t[:2] for prompt in asked for t in generate(model, [prompt], end=end, max_new_tokens=1)
+    ]
+    longer = generate(model, asked, end=end, max_new_tokens=24, temperature=1.0, seeds=list(range(8)))
+    for seed, (prompt, text) in enumerate(zip(asked, longer, strict=True)):
+        alone = generate(model, [prompt], end=end, max_new_tokens=24, temperature=1.0, seeds=[seed])
+        assert alone[0][:2] == text[:2]
+
+
 def test_greedy_texts_are_those_of_transformers(model, end):
     for prompt, text in zip(prompts(), generate(model, prompts(), end=end, max_new_tokens=24), strict=True):
         config = GenerationConfig(max_new_tokens=24, eos_token_id=sorted(end), pad_token_id=0, do_sample=False)
