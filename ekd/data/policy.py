@@ -10,8 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ekd.models.generation import generate
-from ekd.models.load import end_ids, load_model, load_tokenizer, pick_device
-from ekd.models.source import identity
+from ekd.models.spec import ModelSpec
 from ekd.types import Request, Text
 
 
@@ -52,7 +51,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentPolicy:
-    """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.models.load.load_model`."""
+    """model, layers, dtype, attention, quantize, device, trust_remote_code: see `ekd.models.spec.ModelSpec`."""
 
     model: str
     layers: Sequence[int] | str
@@ -65,9 +64,11 @@ class StudentPolicy:
     name: str = field(default="student", init=False)
 
     def origin(self) -> dict[str, Any]:
-        layers = self.layers if isinstance(self.layers, str) else list(self.layers)
-        made = {"layers": layers, "dtype": self.dtype, "quantize": self.quantize}
-        return {"type": "student", **identity(self.model, self.trust_remote_code), **made, **self.sampling.origin()}
+        return {"type": "student", **self.spec.origin(), **self.sampling.origin()}
+
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec.of(vars(self))
 
     @property
     def batch_size(self) -> int:
@@ -79,13 +80,4 @@ class StudentPolicy:
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, set[int]]:
         """The model and what ends its texts; loaded at the first text."""
-        model = load_model(
-            self.model,
-            layers=self.layers,
-            dtype=self.dtype,
-            quantize=self.quantize,
-            attention=self.attention,
-            device=pick_device(self.device),
-            trust_remote_code=self.trust_remote_code,
-        ).eval()
-        return model, end_ids(model, load_tokenizer(self.model, trust_remote_code=self.trust_remote_code))
+        return self.spec.load_writer()

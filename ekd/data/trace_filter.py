@@ -20,10 +20,10 @@ from ekd.data.cached import Samples
 from ekd.data.collate import Collate
 from ekd.data.traces import Traces
 from ekd.files import Damaged, read_json, write_json
-from ekd.models.load import load_model, pick_device
 from ekd.models.reader import read_batch
 from ekd.models.rows import matched, rows_where
-from ekd.models.source import home, identity
+from ekd.models.source import home
+from ekd.models.spec import ModelSpec
 from ekd.store.store import Store
 from ekd.types import Rows, Signal
 
@@ -58,7 +58,7 @@ class TopSamples:
         keep the ceil(percent n / 100) highest by S = sum_t s_t / rows
 
     by: the signal, seen through the student as it is before training (model, layers, dtype, attention, quantize,
-    trust_remote_code: see `ekd.models.load.load_model`). Each trace is scored by itself, so batches (max_tokens,
+    trust_remote_code: see `ekd.models.spec.ModelSpec`). Each trace is scored by itself, so batches (max_tokens,
     head_mb) do not matter. Scores are kept beside the store (under EKD_HOME where it cannot be written), so that they
     are made once for each student and signal.
 
@@ -113,24 +113,17 @@ class TopSamples:
                 save(places, made_by, scores)
         return scores
 
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec.of(vars(self), device="auto")
+
     def made_by(self) -> dict:
         """What decides a trace's score, beside the trace."""
-        layers = self.layers if isinstance(self.layers, str) else list(self.layers)
-        model = identity(self.model, self.trust_remote_code)
-        student = {**model, "layers": layers, "dtype": self.dtype, "quantize": self.quantize}
-        return {"student": student, "signal": repr(self.by), "ekd": version("ekd").split(".")[0]}
+        return {"student": self.spec.origin(), "signal": repr(self.by), "ekd": version("ekd").split(".")[0]}
 
     @torch.inference_mode()
     def score(self, store: Store, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
-        model = load_model(
-            self.model,
-            layers=self.layers,
-            dtype=self.dtype,
-            quantize=self.quantize,
-            attention=self.attention,
-            device=pick_device("auto"),
-            trust_remote_code=self.trust_remote_code,
-        ).eval()
+        model = self.spec.load().eval()
         traces, collate = Traces(store, keys), Collate(store.origin["vocab"], draws=store.layout.draws > 0)
         order = sorted(range(len(keys)), key=lambda i: traces.lengths[i])
         for indices in track(pack(order, traces.lengths, self.max_tokens), "scoring samples", transient=True):

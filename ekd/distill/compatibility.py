@@ -9,7 +9,6 @@ from ekd.data.cached import TraceData, norm_column
 from ekd.data.mix import Stores
 from ekd.data.trace_filter import TopSamples
 from ekd.distill.student import Student
-from ekd.models.load import check_layers
 from ekd.types import NeedsContrast, NeedsDensity, NeedsOwnText
 
 
@@ -39,7 +38,7 @@ def check_compatibility(data: TraceData, student: Student) -> None:
     if isinstance(teacher, Drawn) and teacher.draws:
         check_drawn(teacher.draws, data, student)
     check_texts(data, student)
-    check_layers(student.name, student.spec["layers"], trust_remote_code=student.spec["trust_remote_code"])
+    student.spec.check_layers()
     norm_column(teacher.temperatures if isinstance(teacher, Tempered) else [], float(temperature))
 
 

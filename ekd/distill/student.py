@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,18 +20,18 @@ from ekd.distill.guard import check_kl, check_step, gradient_norm
 from ekd.distill.schedule import set_rate, spread
 from ekd.models.checkpoint import about, restore
 from ekd.models.head import TAILS, Head, check_head, distill, head_of
-from ekd.models.load import check_borders, load_model, skeleton
+from ekd.models.load import check_borders
 from ekd.models.lora import Lora
 from ekd.models.reader import agreement, divergence, matched_with_student, response_hidden, with_student
 from ekd.models.rows import at_temperature, matched, where
-from ekd.models.source import identity
+from ekd.models.spec import ModelSpec
 from ekd.types import Batch, Importance, Learns, Loss, Reviews, Rows, Selector, Signal
 
 UNMATCHED = ("end", "all", "none")
 
 
 class Student(L.LightningModule):
-    """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.models.load.load_model`. lora: train
+    """model, layers, dtype, attention, quantize, trust_remote_code: see `ekd.models.spec.ModelSpec`. lora: train
     low-rank adapters only. compile: the decoder through torch.compile. optimizer: parameters -> optimizer.
 
     start: a checkpoint whose weights replace the model's.
@@ -78,9 +79,16 @@ class Student(L.LightningModule):
             raise ValueError(
                 f"student.quantize={quantize} freezes the weights, so something else has to learn: student=qlora"
             )
-        self.spec = dict[str, Any](layers=layers, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
-        self.name, self.gradient_checkpointing, self.compiling = model, gradient_checkpointing, compile
-        self.quantize, self.lora = quantize, lora
+        self.spec = ModelSpec(
+            model=model,
+            layers=layers,
+            dtype=dtype,
+            attention=attention,
+            quantize=quantize,
+            device="cpu",  # Lightning moves it
+            trust_remote_code=trust_remote_code,
+        )
+        self.lora, self.gradient_checkpointing, self.compiling = lora, gradient_checkpointing, compile
         self.start = None if start is None else about(Path(start))  # of which weights; kept in checkpoints
         self.strict_loading = lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
@@ -102,13 +110,13 @@ class Student(L.LightningModule):
 
     def load(self) -> PreTrainedModel:
         """The untrained student."""
-        return load_model(self.name, **self.spec)
+        return replace(self.spec, quantize=None).load()
 
     def skeleton(self, dtype: str | None = None) -> PreTrainedModel:
         """The student without weights, for a memory plan; dtype: another than its own."""
-        if self.quantize:
+        if self.spec.quantize:
             raise ValueError("plan=true does not know the size of quantised weights: set student.quantize=null")
-        model = skeleton(self.name, **(self.spec | ({"dtype": dtype} if dtype else {})))
+        model = replace(self.spec, dtype=dtype or self.spec.dtype).skeleton()
         if self.lora is not None:
             self.lora.attach(model)
         model.train()
@@ -127,20 +135,20 @@ class Student(L.LightningModule):
     def origin(self) -> dict[str, Any]:
         return {
             "type": "student",
-            **identity(self.name, self.spec["trust_remote_code"]),
-            "layers": self.spec["layers"],
-            "dtype": self.spec["dtype"],
+            **self.spec.identity(),
+            "layers": self.spec.layers,
+            "dtype": self.spec.dtype,
         }
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model = load_model(self.name, quantize=self.quantize, **self.spec)
+        self.model = self.spec.load()
         check_head(self.model)
         if self.lora is not None:
             self.lora.attach(self.model)
         if self.start is not None:
-            restore(self.model, Path(self.start["file"]), self.name, partly=self.lora is not None)
+            restore(self.model, Path(self.start["file"]), self.spec.model, partly=self.lora is not None)
         self.model.train()
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -184,7 +192,7 @@ class Student(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
         if not self.bordered and int((batch.position_ids == 0).sum()) > len(batch.position_ids):  # a packed row
             with self.trainer.precision_plugin.forward_context():
-                check_borders(self.model, self.spec["attention"])  # type: ignore[arg-type]
+                check_borders(self.model, self.spec.attention)  # type: ignore[arg-type]
             self.bordered = True
         self._began = monotonic()
 
@@ -320,7 +328,7 @@ class Student(L.LightningModule):
         assert self.model is not None
         if self.model.dtype != torch.float32:
             rank_zero_warn(
-                f"student.dtype={self.spec['dtype']}: steps below 1/256 of a weight are rounded away; keep float32 "
+                f"student.dtype={self.spec.dtype}: steps below 1/256 of a weight are rounded away; keep float32 "
                 "weights and set trainer.precision=bf16-mixed for speed"
             )
         optimizer = self.optimizer([p for p in self.model.parameters() if p.requires_grad])

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 
 from ekd.models.generation import check_scored, common, generate, read_once
 from ekd.models.head import Head, head_of
-from ekd.models.load import end_ids, load_model, load_tokenizer, pick_device
-from ekd.models.source import identity
+from ekd.models.spec import ModelSpec
 from ekd.models.tail import floored
 from ekd.teacher.draws import drawn
 from ekd.types import Request, Trace
@@ -28,7 +27,8 @@ class HF:
     """Every teacher row: the next token, then ids until the cumulative mass reaches `mass`, at most `max_k`. With
     `draws` in their place: the ids that so many draws from the distribution gave, with ln(count / draws) and no tail.
 
-    model, dtype, quantize, attention, trust_remote_code: see `ekd.models.load.load_model`. mode: "generate" or "score".
+    model, dtype, quantize, attention, device, trust_remote_code: see `ekd.models.spec.ModelSpec`.
+    mode: "generate" or "score".
     temperature, top_p, max_new_tokens: of generation (rows are always taken at temperature 1, before any filter).
     temperatures: further ones at which each row's log-normaliser is recorded, so that training may use them.
     """
@@ -78,6 +78,10 @@ class HF:
     def tokenizer(self) -> str:
         return self.model
 
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec.of(vars(self), layers="all")
+
     def origin(self) -> dict:
         """What decides the traces. Not the batch size or the device; sampling only where there is some."""
         left_out = {"batch_size", "device", "attention", "trust_remote_code", "loaded"}
@@ -87,7 +91,7 @@ class HF:
         kept = {k: v for k, v in vars(self).items() if k not in left_out}
         return {
             "type": "hf",
-            **identity(self.model, self.trust_remote_code),
+            **self.spec.identity(),
             **kept,
             "temperatures": [float(t) for t in self.temperatures],
         }
@@ -99,7 +103,7 @@ class HF:
             yield self
             return
         warm = copy(self)
-        object.__setattr__(warm, "loaded", self._load())
+        object.__setattr__(warm, "loaded", self.spec.load_writer())
         yield warm
         object.__setattr__(warm, "loaded", None)
 
@@ -111,23 +115,12 @@ class HF:
         ordered = sorted(requests, key=lambda r: -len(r.prompt_ids) - len(r.response_ids or ()))
         if not ordered:
             return
-        model, end = self.loaded or self._load()
+        model, end = self.loaded or self.spec.load_writer()
         given, others = [r for r in ordered if r.response_ids], [r for r in ordered if not r.response_ids]
         check_scored(model, [[*r.prompt_ids, *(r.response_ids or ())] for r in given])
         for some, make in ((given, self._score), (others, self._generate)):
             for start in range(0, len(some), self.batch_size):
                 yield from make(model, end, some[start : start + self.batch_size])
-
-    def _load(self) -> tuple[PreTrainedModel, set[int]]:
-        model = load_model(
-            self.model,
-            dtype=self.dtype,
-            quantize=self.quantize,
-            attention=self.attention,
-            device=pick_device(self.device),
-            trust_remote_code=self.trust_remote_code,
-        ).eval()
-        return model, end_ids(model, load_tokenizer(self.model, trust_remote_code=self.trust_remote_code))
 
     def _generate(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
         known: list[list[Top]] = [[] for _ in batch]

@@ -12,6 +12,7 @@ from conftest import collector, hf
 from test_data import data
 
 import ekd.data.trace_filter
+import ekd.models.spec
 from ekd.data.collate import Collate
 from ekd.data.trace_filter import RandomSamples, TopSamples
 from ekd.models.load import load_model
@@ -81,7 +82,7 @@ def test_scores_are_made_once_for_each_student_and_signal_and_kept_beside_the_st
     store, keys = stored()
     kept = top().keep(store, keys[:6])
     calls = []
-    monkeypatch.setattr(ekd.data.trace_filter, "load_model", lambda *a, **k: calls.append(a) or load_model(*a, **k))
+    monkeypatch.setattr(ekd.models.spec, "load_model", lambda *a, **k: calls.append(a) or load_model(*a, **k))
     assert top().keep(store, keys[:6]) == kept and not calls
     top().keep(store, keys)  # four more traces: only these are scored
     top(by=KL()).keep(store, keys)
@@ -119,7 +120,7 @@ def test_the_scores_of_a_store_that_cannot_be_written_are_kept_apart(monkeypatch
     scores = top().scores(store, keys)
     (file,) = (tmp_path / "scores").iterdir()
     assert json.loads(file.read_text())["scores"] == scores
-    monkeypatch.setattr(ekd.data.trace_filter, "load_model", lambda *a, **k: pytest.fail("scored again"))
+    monkeypatch.setattr(TopSamples, "score", lambda *a: pytest.fail("scored again"))
     assert top().scores(store, keys) == scores
     other, _ = stored(teacher=hf(mass=1.0, max_k=272))
     assert ekd.data.trace_filter.files(store, {})[1] != ekd.data.trace_filter.files(other, {})[1]
@@ -157,7 +158,7 @@ def test_data_serves_only_what_is_kept_and_validation_stays_whole(samples):
 
 def test_the_first_rank_scores_and_the_others_read(monkeypatch):
     data(samples=top()).prepare_data()
-    monkeypatch.setattr(ekd.data.trace_filter, "load_model", lambda *a, **k: pytest.fail("scored again"))
+    monkeypatch.setattr(TopSamples, "score", lambda *a: pytest.fail("scored again"))
     other = data(samples=top())
     other.setup("fit")
     assert len(other.train_dataloader().dataset) == 4

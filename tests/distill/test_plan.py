@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_qwen3_on_11_gb_needs_no_weights(tmp_path):
     config.architectures = ["Qwen3ForCausalLM"]
     config.save_pretrained(tmp_path)
     made = student()
-    made.name, made.gradient_checkpointing = str(tmp_path), True
+    made.spec, made.gradient_checkpointing = replace(made.spec, model=str(tmp_path)), True
     found = plan(made, 4096, "bf16-mixed")
     assert found.parameters == pytest.approx(596e6 * 4, rel=0.02)
 

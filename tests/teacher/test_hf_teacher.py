@@ -87,7 +87,7 @@ def test_a_hub_models_own_generation_settings_change_nothing(monkeypatch):
         model.generation_config.top_k = 1
         return model
 
-    monkeypatch.setattr("ekd.teacher.hf.load_model", with_settings)
+    monkeypatch.setattr("ekd.models.spec.load_model", with_settings)
     assert [t.response_ids.tolist() for t in traces(2)] == plain
 
 

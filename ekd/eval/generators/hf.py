@@ -12,13 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ekd.eval.benchmark import Benchmark, Solver
 from ekd.files import digest
 from ekd.models.checkpoint import restore
-from ekd.models.load import load_model, pick_device
-from ekd.models.source import identity
+from ekd.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class HF:
-    """See `ekd.models.load.load_model`. checkpoint: one of Lightning's, whose weights replace the model's, or null."""
+    """See `ekd.models.spec.ModelSpec`. checkpoint: one of Lightning's, whose weights replace the model's, or null."""
 
     model: str
     checkpoint: str | None
@@ -30,24 +29,20 @@ class HF:
     trust_remote_code: bool
 
     def origin(self) -> dict[str, Any]:
-        made: dict[str, Any] = {"layers": self.layers, "dtype": self.dtype, "quantize": self.quantize}
+        made = self.spec.origin()
         if self.checkpoint is not None:
             made |= {"checkpoint": self.checkpoint, "checkpoint_digest": _digest(Path(self.checkpoint))}
-        return {"type": "hf", "model": self.model, **identity(self.model, self.trust_remote_code), **made}
+        return {"type": "hf", "model": self.model, **made}
+
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec.of(vars(self))
 
     def solver(self, benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase) -> Solver:
         return benchmark.by_model(self.load, tokenizer)
 
     def load(self) -> PreTrainedModel:
-        model = load_model(
-            self.model,
-            layers=self.layers,
-            dtype=self.dtype,
-            quantize=self.quantize,
-            attention=self.attention,
-            device=pick_device(self.device),
-            trust_remote_code=self.trust_remote_code,
-        ).eval()
+        model = self.spec.load().eval()
         if self.checkpoint is not None:
             restore(model, Path(self.checkpoint), f"{self.model} with layers={self.layers}")
         return model
