@@ -1,0 +1,9 @@
+"""Selective knowledge distillation of language models."""
+
+from omegaconf import OmegaConf
+
+from ekd.defaults import rate, small
+
+# conf/ calls them. Here and not at a door, so that hydra.compose alone will do, in a notebook for example.
+OmegaConf.register_new_resolver("ekd.rate", rate, replace=True)
+OmegaConf.register_new_resolver("ekd.small", small, replace=True)

@@ -256,7 +256,7 @@ def run_benchmark(
     config: DictConfig, benchmark: Benchmark, data: TraceData, student: Student, run: Path
 ) -> dict[str, dict[str, float]]:
     """The teacher's and the untrained student's answers are kept for the next run; they do not change."""
-    from ekd.eval.answers import kept_file
+    from ekd.eval.answers import keep_beside, kept_file
     from ekd.models.load import pick_device
 
     if benchmark.problems == 0:
@@ -279,6 +279,7 @@ def run_benchmark(
         who: asked.get(who, benchmark).run(tokenizer, solve, path, who).answers
         for who, (solve, path) in evaluated.items()
     }
+    keep_beside(run, {who.removeprefix("student "): path for who, (_, path) in evaluated.items() if path.parent != run})
     return {who: benchmark.summary(given) for who, given in answers.items()}
 
 

@@ -161,6 +161,7 @@ class Text(NamedTuple):
     ids: list[int]  # the end token included when finish is "stop"
     finish: str  # "stop" or "length"
     seconds: float = 0.0  # its share of the time that the machine was busy
+    entropy: Sequence[float] = ()  # nats, of the distribution before each id, where somebody looked
 
 
 class Policy(Protocol):

@@ -15,7 +15,16 @@ from ekd.method import ORIGINAL, TEACHER_FREE, UNSCORED, VANILLA, Method, method
 
 PRESETS = [f for group in ("experiment", "method") for f in sorted((CONF / group).glob("*.yaml"))]
 # What they set is no part of a method.
-NO_METHODS = {"tiny", "demo", "bucket_sweep", "cpu_study", "bucket_search", "context_distillation", "on_policy_grid"}
+NO_METHODS = {
+    "tiny",
+    "demo",
+    "tiny_student",
+    "bucket_sweep",
+    "cpu_study",
+    "bucket_search",
+    "context_distillation",
+    "on_policy_grid",
+}
 GROUPS = ("selector", "signal", "loss", "data", "teacher", "student", "source", "policy")
 
 register()

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from ekd.cli.command import check, check_whole, settle
 from ekd.cli.conf import CONF, PACKAGE
+from ekd.cli.embedded import job
 from ekd.cli.label import run_name, sweep_name, tags
 from ekd.cli.words import elsewhere
 from ekd.mistakes import sentence
@@ -42,6 +43,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
     value: of a finished run's folder, what a searching sweeper (Optuna) makes small.
     """
     register()
+    sys.argv += job(name, sys.argv[1:])
     try:
         for note in check(name, sys.argv[1:]):
             print(f"note: {note}", file=sys.stderr)

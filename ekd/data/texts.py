@@ -45,7 +45,7 @@ class KeptTexts:
         if not known.endswith(b"\n") and known:  # of a killed process that had our number
             os.truncate(path, known.rfind(b"\n") + 1)
         with path.open("a") as file:
-            file.writelines(json.dumps([key, *text]) + "\n" for key, text in written.items())
+            file.writelines(json.dumps([key, *text[:3]]) + "\n" for key, text in written.items())
             file.flush()
             os.fsync(file.fileno())
         return written

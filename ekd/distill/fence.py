@@ -17,7 +17,18 @@ from ekd.files import read_json
 from ekd.outside import check_tree
 from ekd.renamed import CLASSES, current_run
 
-FILES = ("run.json", "metrics.json", "answers.jsonl", "failed.txt", "student", "report", "eval", "export")
+FILES = (
+    "run.json",
+    "metrics.json",
+    "answers.jsonl",
+    "answers_before.jsonl",
+    "answers_teacher.jsonl",
+    "failed.txt",
+    "student",
+    "report",
+    "eval",
+    "export",
+)
 # What commands take from a run's config, and what may be built in it: classes of a room (any file of it) or a module.
 USES: dict[str, tuple[str, ...]] = {
     "dataset": ("dataset.",),

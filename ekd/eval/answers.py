@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
@@ -15,7 +17,11 @@ from ekd.models.repeats import period
 from ekd.models.source import home
 from ekd.outside import check_plain
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Key = tuple[str, int]  # (problem_id, sample)
+LONGEST = 4  # tokens that one character may be spread over
 
 
 class Answer(NamedTuple):
@@ -30,6 +36,8 @@ class Answer(NamedTuple):
     seconds: float  # its share of the time that the machine was busy
     prompt: str
     text: str
+    pieces: Sequence[str] = ()  # the text, token by token, where the entropy is known
+    entropy: Sequence[float] = ()  # nats, of the model's distribution before each token
 
 
 class AnswerFile:
@@ -66,6 +74,12 @@ def kept_file(identity: str) -> Path:
     return old if old.exists() else home() / "benchmark" / old.name
 
 
+def keep_beside(run: Path, found: Mapping[str, Path]) -> None:
+    """Copies answers that were kept for all runs into this run's folder, for its page: answers_NAME.jsonl."""
+    for name, path in found.items():
+        shutil.copyfile(path, run / f"answers_{name}.jsonl")
+
+
 def mend(path: Path) -> None:
     """Cuts off a last line that a kill left half written: the next answer must not be appended to it."""
     if not path.exists():
@@ -90,6 +104,22 @@ def read(path: Path) -> dict[Key, Answer]:
             ) from error
         answers.setdefault((answer.problem_id, answer.sample), answer)
     return answers
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each id adds to the text; "" for a special token, and for all but the last id of one character."""
+    found, before, group = [], [], []  # type: tuple[list[str], list[int], list[int]]
+    for i in ids:
+        group.append(i)
+        known = str(tokenizer.decode(before, skip_special_tokens=True))
+        added = str(tokenizer.decode([*before, *group], skip_special_tokens=True))[len(known) :]
+        whole = not added.endswith("\ufffd") or len(group) > LONGEST
+        found.append(added if whole else "")
+        if whole:
+            before, group = group, []
+    if group:  # a text that was cut within a character
+        found[-1] = added
+    return found
 
 
 def repeats(text: str) -> bool:

@@ -12,9 +12,10 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ekd.eval.answers import Answer, AnswerFile, repeats
+from ekd.eval.answers import Answer, AnswerFile, pieces, repeats
 from ekd.eval.metrics import summary
 from ekd.models.generation import generate
 from ekd.models.load import end_ids
@@ -167,6 +168,7 @@ class Benchmark:
             for batch in unfinished:
                 if seconds is not None and monotonic() - began > seconds:
                     break
+                unsure = Unsure(len(batch))
                 texts = generate(
                     model,
                     [r.prompt_ids for r in batch],
@@ -175,8 +177,9 @@ class Benchmark:
                     temperature=self.temperature,
                     top_p=self.top_p,
                     seeds=[r.seed for r in batch],
+                    watch=unsure.watch,
                 )
-                yield from zip(batch, texts, strict=True)
+                yield from zip(batch, map(unsure.beside, range(len(batch)), texts), strict=True)
             model.train(training)
 
         return solve
@@ -199,7 +202,8 @@ class Benchmark:
                     yield missing[trace.key], trace
                 else:
                     now = monotonic()
-                    yield missing[trace.key], Text(trace.response_ids.tolist(), trace.finish, now - clock)
+                    ids, entropy = trace.response_ids.tolist(), trace.entropy.tolist()
+                    yield missing[trace.key], Text(ids, trace.finish, now - clock, entropy)
                     clock = now
 
         return solve
@@ -207,6 +211,7 @@ class Benchmark:
     def _graded(self, problem: Problem, request: Request, text: Text, tokenizer: PreTrainedTokenizerBase) -> Answer:
         words = str(tokenizer.decode(text.ids, skip_special_tokens=True))
         verdict = self.dataset.grade(problem, words)
+        spelt = pieces(tokenizer, text.ids) if text.entropy else []
         return Answer(
             problem_id=problem.id,
             sample=request.sample,
@@ -219,6 +224,8 @@ class Benchmark:
             seconds=round(text.seconds, 4),
             prompt=str(tokenizer.decode(request.prompt_ids)),
             text=words,
+            pieces=spelt if "".join(spelt) == words else [],  # bytes that are no text have no pieces
+            entropy=[round(h, 3) for h in text.entropy],
         )
 
     def _same(self, one: Answer, other: Answer) -> bool:
@@ -237,6 +244,22 @@ class Generator(Protocol):
     def origin(self) -> dict[str, Any]: ...
 
     def solver(self, benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase) -> Solver: ...
+
+
+class Unsure:
+    """The entropy of each token's distribution, noted while a batch is written."""
+
+    def __init__(self, count: int) -> None:
+        self.known: list[list[float]] = [[] for _ in range(count)]
+
+    def watch(self, rows: list[int], z: Tensor, _: Tensor) -> None:
+        log_p = z.float().log_softmax(-1)
+        entropy = -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
+        for row, nats in zip(rows, entropy.tolist(), strict=True):
+            self.known[row].append(nats)
+
+    def beside(self, row: int, text: Text) -> Text:
+        return text._replace(entropy=self.known[row][: len(text.ids)])
 
 
 def _key(problem_id: str, sample: int) -> str:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ekd.distill.provenance import command, start_of
-from ekd.eval.answers import read
 from ekd.eval.metrics import accuracy
+from ekd.report import answers_view
 from ekd.report import figures as draw
 from ekd.report.cell import Cell
 from ekd.report.page import Drawing, Folder, settings, versions
 from ekd.report.plain import Table, Value
 from ekd.report.sweep import curve, read_cell
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-SHOWN = 6  # answers
 DECILES = [f"choice/kl/decile{d}" for d in range(10)]
 CHOICE = (
     ("held-out rows, %", "share", 100.0),
@@ -45,7 +41,6 @@ def finished(run: Path) -> Cell:
 
 def view(cell: Cell, folder: Folder) -> dict[str, Any]:
     run = cell.folder
-    answers = list(sample_answers(run / "answers.jsonl"))
     return {
         "title": f"{cell.method}, seed {cell.seed}",
         "kicker": f"A run of ekd: {run}",
@@ -56,8 +51,7 @@ def view(cell: Cell, folder: Folder) -> dict[str, Any]:
         "deciles": deciles(cell, folder),
         "choice": choice(cell),
         "traces": traces(cell, folder),
-        "answers": answers,
-        "answers_note": f"{len(answers)} of the student's answers after training, right ones first.",
+        "answers": answers_view.view(run),
         "command": command(cell.made),
         "versions": versions(cell.made),
         "settings": settings(cell.made["config"]),
@@ -173,24 +167,3 @@ def traces(cell: Cell, folder: Folder) -> Drawing | None:
     )
     figure = draw.histogram(shown["edges"], shown["counts"])
     return folder.draw(figure, "traces", "Histogram of the teacher's entropy", caption)
-
-
-def sample_answers(file: Path) -> Iterator[dict[str, str]]:
-    """Right ones first; at most SHOWN."""
-    order = ("correct", "wrong", "unparseable")
-    for answer in sorted(read(file).values(), key=lambda a: order.index(a.status))[:SHOWN]:
-        cut = ", cut off" if answer.finish == "length" else ""
-        said = f"said {answer.extracted}, " if answer.extracted else ""
-        yield {
-            "verdict": {"correct": "right", "wrong": "wrong"}.get(answer.status, "no answer found"),
-            "problem_id": answer.problem_id,
-            "detail": f"{said}the answer is {answer.reference}; {answer.tokens} tokens{cut}",
-            "question": question(answer.prompt),
-            "text": answer.text,
-        }
-
-
-def question(prompt: str) -> str:
-    """The last turn of the user, where the marks of a chat template show it; else the whole prompt."""
-    turn = prompt.rpartition("<|im_start|>user\n")[2]
-    return turn.partition("<|im_end|>")[0].strip()

@@ -141,5 +141,5 @@ def test_the_presets_take_another_dataset(tmp_path: Path) -> None:
     from test_method import method
 
     words = ("dataset=jsonl", "dataset.train=a.jsonl", "dataset.test=b.jsonl")
-    for preset in ("tiny", "demo"):
+    for preset in ("tiny", "demo", "tiny_student"):
         assert method(f"experiment={preset}", *words).name == "vanilla"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from conftest import hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ekd.dataset.arithmetic import Arithmetic
-from ekd.eval.answers import Answer, AnswerFile, read, repeats
+from ekd.eval.answers import Answer, AnswerFile, pieces, read, repeats
 from ekd.eval.benchmark import Benchmark
 from ekd.eval.callback import BenchmarkCallback
 from ekd.eval.compare import compare, locate
 from ekd.eval.metrics import majority, markdown, rows, rungs, summary
+from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
 from ekd.types import Failure, Text
 
@@ -32,7 +34,7 @@ def benchmark(**changes) -> Benchmark:
 def answer(problem: str = "p", sample: int = 0, said: str = "1", right: bool = False, **changes) -> Answer:
     status = "correct" if right else "wrong" if said else "unparseable"
     values = dict(
-        zip(Answer._fields, (problem, sample, status, said, "7", "stop", False, 10, 0.5, "?", said), strict=True)
+        zip(Answer._fields, (problem, sample, status, said, "7", "stop", False, 10, 0.5, "?", said), strict=False)
     )
     return Answer(**(values | changes))
 
@@ -151,6 +153,28 @@ def test_answers_hold_prompt_text_and_verdict_and_are_not_asked_twice(tokenizer,
 
     again = benchmark().run(tokenizer, benchmark().by_model(refuse, tokenizer), path, "tiny")
     assert again.answers == outcome.answers
+
+
+def test_what_is_kept_of_each_token_joins_to_the_answer_and_is_the_models_own_entropy(tokenizer, tiny, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    given = benchmark().run(tokenizer, benchmark().by_model(lambda: tiny, tokenizer), path, "tiny", quiet=True).answers
+    for asked, answer in zip(benchmark().requests(tokenizer), given, strict=True):
+        assert len(answer.entropy) == answer.tokens
+        with torch.inference_mode():  # greedy, so the text can be read again
+            log_p = tiny(torch.tensor([asked.prompt_ids])).logits[0, -1].log_softmax(-1)
+        assert answer.entropy[0] == pytest.approx(-float((log_p.exp() * log_p).sum()), abs=1e-3)
+    assert next(iter(read(path).values())).entropy == given[0].entropy
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("text", ["Two  words, 12,345 = 1.5e3", "größer: 東京 🙂🇯🇵 naïve", "\n\n  code\tx = {}\n"])
+def test_pieces_of_a_real_tokenizer_join_to_its_text(text):
+    tokenizer = load_tokenizer("smollm2")
+    ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    found = pieces(tokenizer, ids)
+    assert "".join(found) == tokenizer.decode(ids, skip_special_tokens=True) and len(found) == len(ids)
+    for cut in range(1, len(ids)):
+        assert "".join(pieces(tokenizer, ids[:cut])) == tokenizer.decode(ids[:cut], skip_special_tokens=True)
 
 
 class Power(Exception):

@@ -394,8 +394,29 @@ def test_the_page_of_one_run(tmp_path):
     right = {**answer, "status": "correct", "extracted": "4", "sample": 1}
     (run / "answers.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(right)}\n{{")
     text = run_page(run).read_text()
-    assert text.index("<strong>right") < text.index("<strong>wrong")
+    assert text.index("student after: right") < text.index("student after: wrong")
     assert "&lt;i&gt;4&lt;/i&gt;" in text and "2 + 2?" in text
+    before = {
+        **answer,
+        "status": "wrong",
+        "extracted": "9",
+        "sample": 1,
+        "endless": True,
+        "text": "9 9 9",
+        "finish": "length",
+    }
+    (run / "answers_before.jsonl").write_text(f"{json.dumps(before)}\n")
+    sure = {**right, "text": "a <b>", "pieces": ["a", " <b>", ""], "entropy": [0.0, 1.0, 0.5]}
+    (run / "answers.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(sure)}\n")
+    text = run_page(run).read_text()
+    assert (
+        text.index("<strong>solved now, not before")
+        < text.index("student before: wrong")
+        < text.index("<strong>answered wrongly")
+    )
+    assert '--much: 50%" title="1.00 nats"> &lt;b&gt;</span>' in text and text.count('class="token"') == 2
+    assert "said 9; 9 tokens, repeats itself without end" in text and "<details><summary>the text</summary>" in text
+    assert '<option value="gained">solved now, not before: 1</option>' in text
     assert "One run is one seed" in text and "uncommitted changes" in text
     (run / "metrics.json").rename(run / "run.json")
     with pytest.raises(ValueError, match="not finished"):

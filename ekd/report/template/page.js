@@ -16,3 +16,9 @@ for (const figure of document.querySelectorAll("figure[data-lines]")) {
     line.addEventListener("pointerleave", () => show(select.value));
   }
 }
+// Answers of one kind.
+for (const select of document.querySelectorAll("select[data-filter]")) {
+  select.addEventListener("change", () => {
+    for (const one of document.querySelectorAll("article[data-kind]")) one.hidden = select.value !== "" && one.dataset.kind !== select.value;
+  });
+}

@@ -1,0 +1,25 @@
+"""Which defaults follow from the model that is named: what suits the embedded one would harm, or cut short, another."""
+
+from __future__ import annotations
+
+import re
+
+EMBEDDED = "smollm2"  # as `ekd.models.source` has it, which takes seconds to import
+RATES = {"anew": 1e-3, "adapters": 2e-4, "whole": 2e-5}
+
+
+def rate(model: str, layers: object, lora: object) -> float:
+    """The peak learning rate where none is given. What is made of parts learns nearly anew; a whole pretrained model
+    would forget at that rate (2e-5 is what is usual for AdamW on all of its weights, ten times that for LoRA).
+    """
+    cut = layers not in ("all", "auto") or (model == EMBEDDED and layers == "auto")
+    return RATES["anew" if cut or tiny(model) else "adapters" if lora else "whole"]
+
+
+def small(model: str, then: object, otherwise: object) -> object:
+    """A value that suits the embedded model and the tests' ones, and another for every other model."""
+    return then if model == EMBEDDED or tiny(model) else otherwise
+
+
+def tiny(model: str) -> bool:
+    return re.fullmatch(r"tiny(:\d+)?", model) is not None
