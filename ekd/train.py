@@ -261,24 +261,27 @@ def run_benchmark(
 
     if benchmark.problems == 0:
         return {}
-    tokenizer, teacher = data.collector.student_tokenizer, data.collector.teacher
+    tokenizer, family = data.collector.student_tokenizer, data.collector.family
+    # it answers in its own words, not in their translation, where its tokenizer is known
+    teacher, own = (
+        (family.teacher, tokenizer) if family.tokenizer is None else (data.collector.teacher, family.tokenizer)
+    )
     device = pick_device("auto")
     loaded: Any = student  # the type that transformers gives to a model's `to` is not callable
     evaluated: dict[str, Any] = {}
     seeing = replace(benchmark, teacher_prompt=data.collector.own_prompt)  # it is judged by what it read when it taught
     if config.baselines.teacher:
-        path = kept_file(seeing.identity(teacher.origin(), tokenizer))
+        path = kept_file(seeing.identity(teacher.origin(), own))
         evaluated["teacher"] = (benchmark.by_teacher(teacher), path)
     if config.baselines.before and config.ckpt_from is None:  # else it is not what training began with
         path = kept_file(benchmark.identity(student.origin(), tokenizer))
         evaluated["student before"] = (benchmark.by_model(lambda: loaded.load().to(device), tokenizer), path)
     trained = benchmark.by_model(lambda: loaded.model.to(device), tokenizer)
     evaluated["student after"] = (trained, run / "answers.jsonl")
-    asked = {"teacher": seeing}
-    answers = {
-        who: asked.get(who, benchmark).run(tokenizer, solve, path, who).answers
-        for who, (solve, path) in evaluated.items()
-    }
+    answers = {}
+    for who, (solve, path) in evaluated.items():
+        asked, reader = (seeing, own) if who == "teacher" else (benchmark, tokenizer)
+        answers[who] = asked.run(reader, solve, path, who).answers
     keep_beside(run, {who.removeprefix("student "): path for who, (_, path) in evaluated.items() if path.parent != run})
     return {who: benchmark.summary(given) for who, given in answers.items()}
 

@@ -34,6 +34,7 @@ class Request(NamedTuple):
     response_ids: list[int] | None = None  # given: score these tokens; None: generate
     teacher_prompt_ids: list[int] | None = None  # what the teacher reads in their place; None: the same
     contrast_prompt_ids: list[int] | None = None  # a second prompt, under which the response's tokens are read as well
+    messages: list[dict[str, str]] | None = None  # what it reads, for a server with a chat template of its own
 
     @property
     def read_ids(self) -> list[int]:

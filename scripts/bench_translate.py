@@ -20,7 +20,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ekd.models.head import head_of
 from ekd.models.load import load_model, load_tokenizer
-from ekd.teacher.hf import logits, to_trace, top
+from ekd.teacher.hf import logits
+from ekd.teacher.rows import to_trace, top
 from ekd.translate.spelling import Spelling, spelling_of
 from ekd.translate.translation import KINDS, reader_of, translate
 from ekd.translate.whole import Whole, table_of

@@ -32,7 +32,7 @@ def hf(**changes) -> HF:
         "model": "tiny:1", "mode": "generate", "dtype": "float32", "quantize": None, "attention": "sdpa",
         "device": "cpu", "trust_remote_code": False, "mass": 0.99, "max_k": 16, "draws": 0, "temperatures": [],
         "temperature": 1.0, "top_p": 1.0,
-        "max_new_tokens": 12, "batch_size": 4,
+        "max_new_tokens": 12, "batch_size": 4, "align": "auto",
     }  # fmt: skip
     return HF(**(values | changes))
 

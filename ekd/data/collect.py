@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,22 +14,22 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
+from ekd.data.family import Family, family_of
 from ekd.data.texts import KeptTexts
-from ekd.data.tracing import Grades, Tracing, scoring
+from ekd.data.tracing import Grades, Tracing, packed, progress, scoring
 from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
 from ekd.models.source import home
-from ekd.models.teacher_prompt import TeacherPrompt
-from ekd.models.turn import end_of_turn
-from ekd.store.codec import Layout
-from ekd.store.shard import Part, part
+from ekd.models.teacher_prompt import SAME, TeacherPrompt
+from ekd.models.turn import end_of_turn, first_token
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 from ekd.store.unsaved import Unsaved, recover
-from ekd.types import Dataset, Failure, Policy, Problem, Request, Teacher, Trace
+from ekd.types import Dataset, Failure, Policy, Problem, Request, Teacher
+
+log = logging.getLogger(__name__)
 
 SHARD_SECONDS = 20.0  # traces become a shard after so long at the latest ...
 SHARD_TRACES = 512  # ... or when there are so many; each is on disk before
@@ -75,7 +76,7 @@ class Collector:
 
     def origin(self) -> dict:
         """What made the traces; a store made by anything else is refused."""
-        teacher = self.teacher.origin()
+        teacher, bridged = self.family.teacher.origin(), self.family.bridge is not None
         drawn = {"draws": teacher["draws"]} if teacher.get("draws") else {}
         end = end_of_turn(self.student_tokenizer)  # said where it is not what ends a text
         others = {"teacher_prompt": self.own_prompt, "contrast": self.contrast}
@@ -83,8 +84,9 @@ class Collector:
             **{name: other.origin(self.prompt) for name, other in others.items() if other is not None},
             **({} if self.policy is None else {"policy": self.policy.origin()}),
             **drawn,
+            **self.family.origin(),
             **({"end": end} if end != self.student_tokenizer.eos_token_id else {}),
-            "vocab": teacher.get("vocab") or len(self.student_tokenizer),
+            "vocab": (None if bridged else teacher.get("vocab")) or len(self.student_tokenizer),
             "temperatures": teacher.get("temperatures", []),
             "teacher": teacher,
             "dataset": type(self.dataset).__name__,
@@ -140,15 +142,9 @@ class Collector:
 
     def _requests(self, problem: Problem, examples: Sequence[Problem], given: bool) -> list[Request]:
         prompt_ids = self.prompt.ids(self.student_tokenizer, problem, examples)
-        read, again = (
-            None if other is None else other.ids(self.student_tokenizer, self.prompt, problem, examples)
-            for other in (self.own_prompt, self.contrast)
-        )
-        asked = partial(
-            self._request, teacher_prompt_ids=None if read == prompt_ids else read, contrast_prompt_ids=again
-        )
         if not problem.question:
             return self._text_requests(problem, prompt_ids)
+        asked = partial(self._request, **self._reads(problem, examples, prompt_ids))
         if not given:
             return [asked(problem, prompt_ids, None, sample) for sample in range(self.samples)]
         if not problem.solution:
@@ -158,6 +154,18 @@ class Collector:
         response = self.prompt.answer_ids(self.student_tokenizer, problem.solution, prompt_ids)
         return [asked(problem, prompt_ids, response, 0)]
 
+    def _reads(self, problem: Problem, examples: Sequence[Problem], prompt_ids: list[int]) -> dict[str, Any]:
+        """What the teacher reads where that is not what the student reads, and what it reads again."""
+        reader, own = self.family.tokenizer or self.student_tokenizer, self.own_prompt
+        again = None if self.contrast is None else self.contrast.ids(reader, self.prompt, problem, examples)
+        if self.family.speaks_text:
+            return {"messages": (own or SAME).messages(self.prompt, problem, examples), "contrast_prompt_ids": again}
+        if own is None and self.family.bridge is None:
+            return {"contrast_prompt_ids": again}
+        read = (own or SAME).ids(reader, self.prompt, problem, examples)
+        same = self.family.bridge is None and read == prompt_ids
+        return {"teacher_prompt_ids": None if same else read, "contrast_prompt_ids": again}
+
     def _text_requests(self, document: Problem, prompt_ids: list[int]) -> list[Request]:
         """A document in pieces of text_tokens, the last of which alone ends as the text does."""
         if self.teacher.mode != "score":
@@ -166,16 +174,20 @@ class Collector:
             )
         tokenizer = self.student_tokenizer
         ids, end = tokenizer.encode(document.solution, add_special_tokens=False), tokenizer.eos_token_id
-        ids = ids if end is None else [*ids, end]
+        ids = ids if end is None or not self.family.same_end else [*ids, end]
+        read = None if self.family.tokenizer is None else [first_token(self.family.tokenizer)]
         cuts = range(0, len(ids), self.text_tokens)
         pieces = [document._replace(id=f"{document.id}:{n}") for n in range(1, len(cuts) + 1)]
         texts = [ids[at : at + self.text_tokens] for at in cuts]
-        return [self._request(piece, prompt_ids, part, 0) for piece, part in zip(pieces, texts, strict=True)]
+        return [
+            self._request(piece, prompt_ids, part, 0, teacher_prompt_ids=read)
+            for piece, part in zip(pieces, texts, strict=True)
+        ]
 
     def _request(
         self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int, **others: Any
     ) -> Request:
-        """others: the teacher's own prompt and a second one. Seeds are of the student's prompt: they change no text."""
+        """others: what the teacher reads. Seeds are of the student's prompt: the others change no text."""
         made = [prompt_ids, response, None if response else [self.seed, sample]]
         seed = hashlib.sha256(json.dumps(made).encode()).hexdigest()
         further = {name: ids for name, ids in others.items() if ids is not None}
@@ -186,6 +198,11 @@ class Collector:
     def own_prompt(self) -> TeacherPrompt | None:
         """The teacher's; None where it reads just what the student reads: such traces are those of any other run."""
         return None if self.teacher_prompt is None or self.teacher_prompt.same else self.teacher_prompt
+
+    @cached_property
+    def family(self) -> Family:
+        """How the teacher's rows become rows over the student's ids; a server is asked at first use."""
+        return family_of(self.teacher, self.tokenizer, self.student_tokenizer, self.trust_remote_code)
 
     @cached_property
     def student_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -201,7 +218,7 @@ class Collector:
 
     def _check_teacher(self) -> None:
         """Ids that mean one token to the teacher and another to the student would be silent nonsense."""
-        if self.teacher.tokenizer is None or self.teacher.tokenizer == self.tokenizer:
+        if self.family.bridge is not None or self.teacher.tokenizer in (None, self.tokenizer):
             return
         theirs = load_tokenizer(self.teacher.tokenizer, trust_remote_code=self.trust_remote_code)
         check_tokenizer({"tokenizer": tokenizer_fingerprint(theirs)}, self.student_tokenizer)
@@ -227,7 +244,7 @@ class Collector:
         return self._trace(store, missing, requests, "train", quiet=True)[0] if missing else []
 
     def _tracing(self, split: str, *, quiet: bool) -> Tracing:
-        return Tracing(teacher=self.teacher, policy=self.policy, grade=self._grader(split), quiet=quiet)
+        return Tracing(teacher=self.family.teacher, policy=self.policy, grade=self._grader(split), quiet=quiet)
 
     def _trace(
         self, store: Store, missing: list[Request], company: list[Request], split: str, *, quiet: bool = False
@@ -238,10 +255,10 @@ class Collector:
         failures: list[Failure] = []
         saved, tokens, began = monotonic(), 0, monotonic()
         try:
-            with _bar(quiet) as bar:
+            with progress(quiet) as bar:
                 task = bar.add_task(f"tracing {split}", total=len(missing), note="")
                 traces = tracing.traces(missing, company, kept)
-                for result in map(partial(_packed, layout=store.layout), traces):
+                for result in map(partial(packed, layout=store.layout), traces):
                     if isinstance(result, Failure):
                         failures.append(result)
                     else:
@@ -255,6 +272,8 @@ class Collector:
                         saved = monotonic()
         finally:
             waiting.flush()
+        if self.family.bridge is not None:
+            log.info("%s split: %s", split, self.family.bridge.told())
         if not failures:  # else the same texts are to be read again
             kept.forget()
         return failures, grades
@@ -271,25 +290,3 @@ class Collector:
             return self.dataset.grade(problem, text).status
 
         return grade
-
-
-def _packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
-    """An unsound trace is one that failed: the others are stored."""
-    if isinstance(result, Failure):
-        return result
-    try:
-        return part(result, layout)
-    except ValueError as error:
-        return Failure(result.key, result.problem_id, str(error))
-
-
-def _bar(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        disable=quiet,
-    )

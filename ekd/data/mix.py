@@ -83,7 +83,8 @@ class Stores:
             check_tokenizer(store.origin, data.collector.student_tokenizer)
             if not store.keys():
                 raise ValueError(f"{store.path} holds no traces, so nothing can be learnt from it: leave it out")
-            if (store.layout, store.origin["temperatures"]) != (stores[0].layout, stores[0].origin["temperatures"]):
+            kept = [(s.layout._replace(read=0), s.origin["temperatures"]) for s in (store, stores[0])]
+            if kept[0] != kept[1]:  # what tokenizer each teacher read with is no matter
                 raise ValueError(
                     f"{store.path} and {stores[0].path} keep other rows ({store.layout} and {stores[0].layout}): train "
                     "from stores whose teachers have the same vocabulary, draws and temperatures"

@@ -9,9 +9,19 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import track
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 
 from ekd.data.texts import KeptTexts
+from ekd.store.codec import Layout
+from ekd.store.shard import Part, part
 from ekd.types import Failure, Opens, Policy, Request, Teacher, Trace
 
 AGAIN = 64  # traces that are read a second time together
@@ -146,3 +156,25 @@ class Grades(NamedTuple):
             f"{line}\nmost of these texts were cut off, so a student learns from them to go on and on: raise "
             "max_new_tokens, or ask for shorter answers (prompt.instruction, prompt.thinking=false)"
         )
+
+
+def packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
+    """An unsound trace is one that failed: the others are stored."""
+    if isinstance(result, Failure):
+        return result
+    try:
+        return part(result, layout)
+    except ValueError as error:
+        return Failure(result.key, result.problem_id, str(error))
+
+
+def progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        disable=quiet,
+    )

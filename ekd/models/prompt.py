@@ -43,7 +43,7 @@ class Prompt:
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "
                 "take the -Instruct version, or give the tokenizer a chat_template"
             )
-        text = self._rendered(tokenizer, self._messages(problem, examples))
+        text = self._rendered(tokenizer, self.messages(problem, examples))
         return list(tokenizer.encode(text, add_special_tokens=False))
 
     def answer_ids(self, tokenizer: PreTrainedTokenizerBase, solution: str, prompt_ids: Sequence[int]) -> list[int]:
@@ -69,7 +69,7 @@ class Prompt:
             )
         return text
 
-    def _messages(self, problem: Problem, examples: Sequence[Problem]) -> list[Message]:
+    def messages(self, problem: Problem, examples: Sequence[Problem]) -> list[Message]:
         solved = [e for e in examples if e.solution and e.id != problem.id][: self.shots]
         if len(solved) < self.shots:
             raise ValueError(

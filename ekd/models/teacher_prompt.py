@@ -11,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from ekd.models.prompt import Prompt
+from ekd.models.turn import Message
 from ekd.types import Problem
 
 PLAIN = "{{ question }}"  # the question as it is
@@ -61,12 +62,19 @@ class TeacherPrompt:
         self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, problem: Problem, examples: Sequence[Problem]
     ) -> list[int]:
         """Token ids up to the place where the answer begins. Raises ValueError for what the problem does not have."""
+        return self._own(prompt).ids(tokenizer, self._asked(problem), examples)
+
+    def messages(self, prompt: Prompt, problem: Problem, examples: Sequence[Problem]) -> list[Message]:
+        """The same before any chat template."""
+        return self._own(prompt).messages(self._asked(problem), examples)
+
+    def _asked(self, problem: Problem) -> Problem:
         if not problem.question:
             raise ValueError(
                 f"{problem.id} is plain text, to which nothing can be added for the teacher: set teacher_prompt=same "
                 "contrast=null"
             )
-        return self._own(prompt).ids(tokenizer, problem._replace(question=self._render(problem)), examples)
+        return problem._replace(question=self._render(problem))
 
     def _own(self, prompt: Prompt) -> Prompt:
         return replace(
@@ -87,3 +95,6 @@ class TeacherPrompt:
             ) from error
         except TemplateError as error:
             raise ValueError(f"the question template {self.question!r} cannot be filled in: {error}") from error
+
+
+SAME = TeacherPrompt(question=PLAIN, system=None, instruction=None, shots=None)  # what the student reads

@@ -32,6 +32,7 @@ class Layout(NamedTuple):
     draws: int = 0  # N: rows are counts of N draws (RS-KD); 0: rows are logprobs and a tail
     temperatures: int = 0  # columns of log_norm
     coarse: int = 16  # the largest step of a logprob in 1/1024 nat, reached far below the top; 1: the same everywhere
+    read: int = 0  # entries of the vocabulary of the teacher's prompts, where that is another than the rows'
 
     @property
     def width(self) -> int:
@@ -44,7 +45,7 @@ def encode(trace: Trace, layout: Layout) -> bytes:
 
     Raises ValueError, naming the trace, for what is not a sound trace or does not fit; nothing is ever cut.
     """
-    check(trace, layout.vocab, layout.temperatures)
+    check(trace, layout.vocab, layout.temperatures, layout.read)
     out = Writer()
     first = np.cumsum(trace.counts, dtype=np.int64) - trace.counts
     rank = ranks(trace.logprobs, trace.counts, first)

@@ -11,9 +11,12 @@ from ekd.types import Trace
 SLACK = 1e-2  # how far named mass + tail may be from 1: servers round, models in bf16 do too
 
 
-def check(trace: Trace, vocab: int, temperatures: int) -> None:
-    """Raises ValueError, one sentence that names the trace, for the first thing that is wrong."""
-    why = names(trace) or lengths(trace, temperatures) or ids(trace, vocab) or mass(trace)
+def check(trace: Trace, vocab: int, temperatures: int, read: int = 0) -> None:
+    """read: size of the vocabulary of the teacher's prompts, where that is another.
+
+    Raises ValueError, one sentence that names the trace, for the first thing that is wrong.
+    """
+    why = names(trace) or lengths(trace, temperatures) or ids(trace, vocab, read or vocab) or mass(trace)
     if why:
         raise ValueError(f"trace {trace.key} (problem {trace.problem_id}) is not sound: {why}")
 
@@ -50,13 +53,13 @@ def lengths(trace: Trace, temperatures: int) -> str:
     return ""
 
 
-def ids(trace: Trace, vocab: int) -> str:
+def ids(trace: Trace, vocab: int, read_vocab: int) -> str:
     read = trace.prompt_ids[:0] if trace.teacher_prompt_ids is None else trace.teacher_prompt_ids
-    prompts = (("prompt", trace.prompt_ids), ("teacher's prompt", read))
-    for name, some in (*prompts, ("response", trace.response_ids), ("teacher", trace.ids)):
-        bad = some[(some < 0) | (some >= vocab)]
+    own = (("prompt", trace.prompt_ids), ("response", trace.response_ids), ("teacher", trace.ids))
+    for name, some, size in (*((*one, vocab) for one in own), ("teacher's prompt", read, read_vocab)):
+        bad = some[(some < 0) | (some >= size)]
         if len(bad):
-            return f"{name} id {bad[0]} is outside the vocabulary of {vocab}; origin['vocab'] must be the teacher's"
+            return f"{name} id {bad[0]} is outside the vocabulary of {size}; origin['vocab'] must be the teacher's"
     first = np.cumsum(trace.counts) - trace.counts
     wrong = np.flatnonzero(trace.ids[first] != trace.response_ids) if len(first) else first
     if len(wrong):

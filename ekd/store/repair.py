@@ -70,7 +70,7 @@ def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) ->
     for row, key in enumerate(shard.column("key")):
         try:
             trace = shard.trace(row, layout)
-            check(trace, layout.vocab, layout.temperatures)
+            check(trace, layout.vocab, layout.temperatures, layout.read)
             yield key, len(trace.response_ids), ""
         except ValueError as error:
             yield key, 0, str(error).removeprefix(f"shard {entry['file']}: ")

@@ -246,7 +246,11 @@ def layout_of(origin: dict[str, Any]) -> Layout:
     temperatures = origin.get("temperatures", [])
     if not isinstance(temperatures, list) or not all(isinstance(t, int | float) for t in temperatures):
         raise ValueError(f"origin['temperatures'] must be a list of numbers, not {temperatures!r}")
-    return Layout(vocab, draws, len(temperatures), coarse)
+    align = origin.get("align", {})
+    read = align.get("size", 0) if isinstance(align, dict) else None
+    if not isinstance(read, int) or read < 0:
+        raise ValueError(f"origin['align'] must say how rows were translated, not {align!r}")
+    return Layout(vocab, draws, len(temperatures), coarse, read)
 
 
 def difference(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:

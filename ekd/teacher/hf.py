@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from transformers import PreTrainedModel
 from ekd.models.generation import check_scored, common, generate, read_once
 from ekd.models.head import Head, head_of
 from ekd.models.spec import ModelSpec
-from ekd.models.tail import floored
-from ekd.teacher.draws import drawn
-from ekd.types import Request, Trace
+from ekd.teacher.rows import Gathers, Own, Top, Translated, counted, top
+from ekd.translate.bridge import Bridge, check_align
+from ekd.types import Failure, Request, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,8 @@ class HF:
     model, dtype, quantize, attention, device, trust_remote_code: see `ekd.models.spec.ModelSpec`.
     mode: "generate" or "score".
     temperature, top_p, max_new_tokens: of generation (rows are always taken at temperature 1, before any filter).
-    temperatures: further ones at which each row's log-normaliser is recorded, so that training may use them.
+    temperatures: further ones at which each row's log-normaliser is recorded, so that training may use them. align:
+    auto, same or bytes, see `ekd.data.family`; bridge: to a student of another tokenizer, over whose ids rows then are.
     """
 
     model: str
@@ -48,12 +48,15 @@ class HF:
     top_p: float
     max_new_tokens: int
     batch_size: int
+    align: str
+    bridge: Bridge | None = None
     exact: bool = field(default=True, init=False)
     loaded: tuple[PreTrainedModel, set[int]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mode not in ("generate", "score"):
             raise ValueError(f"teacher.mode is generate or score, not {self.mode!r}")
+        check_align(self.align)
         if not 0 < self.mass <= 1:
             raise ValueError(f"teacher.mass is a share of the distribution, 0 < mass <= 1, not {self.mass}")
         if not 0 < self.top_p <= 1:
@@ -82,9 +85,30 @@ class HF:
     def spec(self) -> ModelSpec:
         return ModelSpec.of(vars(self), layers="all")
 
+    @property
+    def own_tokenizer(self) -> str:
+        return self.model
+
+    def bridged(self, bridge: Bridge) -> HF:
+        """The same teacher (warm, if it is), whose rows are over the student's ids."""
+        for name in ("draws", "temperatures"):
+            if vars(self)[name]:
+                raise ValueError(
+                    f"teacher.{name}={vars(self)[name]} is known of the teacher's ids, and the student has others "
+                    f"(teacher.align={self.align}): set teacher.{name}={'0' if name == 'draws' else '[]'}, or choose a "
+                    "student of the teacher's family"
+                )
+        other = copy(self)
+        object.__setattr__(other, "bridge", bridge)
+        return other
+
+    def foreign(self) -> bool:
+        """Never asked: its tokenizer is known."""
+        return False
+
     def origin(self) -> dict:
         """What decides the traces. Not the batch size or the device; sampling only where there is some."""
-        left_out = {"batch_size", "device", "attention", "trust_remote_code", "loaded"}
+        left_out = {"batch_size", "device", "attention", "trust_remote_code", "loaded", "align", "bridge"}
         left_out |= {"mass", "max_k"} if self.draws else {"draws"}
         if self.mode == "score":
             left_out |= {"temperature", "top_p", "max_new_tokens"}
@@ -107,11 +131,14 @@ class HF:
         yield warm
         object.__setattr__(warm, "loaded", None)
 
-    def trace(self, requests: Iterable[Request]) -> Iterator[Trace]:
+    def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
         """Longest first, so that a batch has little padding and a batch too large for the memory fails at once.
 
         Text that a request brings is scored, whatever the mode.
         """
+        if self.bridge is not None:
+            requests, failed = self.bridge.asked(requests)
+            yield from failed
         ordered = sorted(requests, key=lambda r: -len(r.prompt_ids) - len(r.response_ids or ()))
         if not ordered:
             return
@@ -122,15 +149,8 @@ class HF:
             for start in range(0, len(some), self.batch_size):
                 yield from make(model, end, some[start : start + self.batch_size])
 
-    def _generate(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
-        known: list[list[Top]] = [[] for _ in batch]
-        streams = [stream(r) for r in batch]
-
-        def watch(rows: list[int], z: Tensor, chosen: Tensor) -> None:
-            seen = self._rows(z, chosen, [streams[row] for row in rows])
-            for place, row in enumerate(rows):
-                known[row].append(Top(*(column[place] for column in seen)))
-
+    def _generate(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace | Failure]:
+        known = self._gathers(batch)
         texts = generate(
             model,
             [r.prompt_ids for r in batch],
@@ -139,27 +159,30 @@ class HF:
             temperature=self.temperature,
             top_p=self.top_p,
             seeds=[r.seed for r in batch],
-            watch=watch,
+            watch=known.see,
         )
-        for steps, request, text in zip(known, batch, texts, strict=True):
-            rows = Top(*(torch.stack(columns) for columns in zip(*steps[: len(text.ids)], strict=True)))
-            yield to_trace(request, text.ids, text.finish, rows)
+        for place, (request, text) in enumerate(zip(batch, texts, strict=True)):
+            yield known.trace(place, request, text.ids, text.finish)
 
     @torch.inference_mode()
-    def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace]:
+    def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace | Failure]:
         shared = common([r.prompt_ids[:-1] for r in batch])
         hidden = _suffix_hidden(model, [r.prompt_ids + (r.response_ids or []) for r in batch], shared)
-        head = head_of(model)
+        head, known = head_of(model), self._gathers(batch)
         for row, request in enumerate(batch):
-            response, chance = request.response_ids or [], stream(request)
+            response = request.response_ids or []
             start = len(request.prompt_ids) - 1 - shared  # the last prompt token predicts the first of the response
-            parts = []
             for at in range(0, len(response), 128):  # 128 rows of logits at a time: 25 MB at a vocabulary of 49,152
                 chunk = torch.tensor(response[at : at + 128], device=hidden.device)
                 rows = logits(hidden[row, start + at : start + at + len(chunk)], head)
-                parts.append(self._rows(rows, chunk, [chance] * len(chunk)))
-            known = Top(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-            yield to_trace(request, response, "stop" if response[-1] in end else "length", known)
+                known.see([row] * len(chunk), rows, chunk)
+            yield known.trace(row, request, response, "stop" if response[-1] in end else "length")
+
+    def _gathers(self, batch: list[Request]) -> Gathers:
+        if self.bridge is not None:
+            return Translated(self.bridge, [self.bridge.whole(self.mass, self.max_k) for _ in batch])
+        streams = [stream(r) for r in batch]
+        return Own(lambda z, target, places: self._rows(z, target, [streams[p] for p in places]), [[] for _ in batch])
 
     def _rows(self, z: Tensor, target: Tensor, streams: Sequence[np.random.Generator]) -> Top:
         """logits z (N, V), target (N,), and whose draws each row's are."""
@@ -186,73 +209,7 @@ def _suffix_hidden(model: PreTrainedModel, texts: list[list[int]], shared: int) 
     return decoder(**inputs, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
 
-class Top(NamedTuple):
-    """Rows of one width: column 0 the next token, then the most likely others; `kept` marks the ragged part."""
-
-    ids: Tensor  # (N, K)
-    logprobs: Tensor  # (N, K)
-    kept: Tensor  # (N, K) bool
-    log_tail: Tensor  # (N,)
-    entropy: Tensor  # (N,)
-    log_norm: Tensor  # (N, temperatures)
-
-
 def logits(hidden: Tensor, head: Head) -> Tensor:
     """(N, H) -> (N, V) as the model itself would."""
     z = F.linear(hidden, head.weight, head.bias) * head.scale
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
-
-
-def top(z: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequence[float]) -> Top:
-    """logits z (N, V), target (N,) -> the rows a trace keeps. Entropy and tail are exact, over the whole vocabulary."""
-    log_p, p, entropy = look(z)
-    log_norm = torch.stack([(log_p / t).logsumexp(-1) for t in temperatures], -1) if temperatures else p[:, :0]
-    best, ids = log_p.topk(min(max_k, log_p.shape[-1]), -1)
-    before = best.exp().cumsum(-1) - best.exp()
-    kept = (before < mass) & (ids != target[:, None])
-    ids = torch.cat([target[:, None], ids], 1)
-    kept = torch.cat([torch.ones_like(kept[:, :1]), kept], 1)
-    known = torch.where(kept, ids, target[:, None])
-    log_tail = floored(log_p.scatter(1, known, float("-inf")).logsumexp(-1), kept.sum(1), log_p.shape[-1])
-    return Top(ids.cpu(), log_p.gather(1, ids).cpu(), kept.cpu(), log_tail.cpu(), entropy.cpu(), log_norm.cpu())
-
-
-def counted(z: Tensor, target: Tensor, uniform: np.ndarray) -> Top:
-    """logits z (N, V), target (N,), uniform (N, draws) -> counts; the next token is named in any case."""
-    log_p, _, entropy = look(z.cpu() if z.device.type == "mps" else z)  # MPS has no float64
-    target = target.to(log_p.device)
-    ids, counts = drawn(log_p, torch.from_numpy(uniform))
-    hit = ids == target[:, None]
-    ids = torch.cat([target[:, None], ids], 1)
-    counts = torch.cat([(counts * hit).sum(1, keepdim=True), counts.masked_fill(hit, 0)], 1)
-    kept = counts > 0
-    kept[:, 0] = True
-    none = torch.full_like(entropy, float("-inf"))
-    return Top(*(x.cpu() for x in (ids, (counts / uniform.shape[1]).log(), kept, none, entropy, log_p[:, :0])))
-
-
-def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """logits (N, V) -> log p, p and the entropy (N,), nats."""
-    z = z.float()
-    log_p = z - z.logsumexp(-1, keepdim=True)  # not log_softmax: biased by 2e-5 on CPU at V = 151,936
-    p = log_p.exp()
-    return log_p, p, -(p * log_p.clamp_min(-1e30)).sum(-1)
-
-
-def to_trace(request: Request, response: list[int], finish: str, rows: Top) -> Trace:
-    return Trace(
-        key=request.key,
-        problem_id=request.problem_id,
-        sample=request.sample,
-        finish=finish,
-        prompt_ids=np.array(request.prompt_ids, np.int32),
-        response_ids=np.array(response, np.int32),
-        counts=rows.kept.sum(1).numpy().astype(np.int32),
-        ids=rows.ids[rows.kept].numpy().astype(np.int32),
-        logprobs=rows.logprobs[rows.kept].numpy(),
-        log_tail=rows.log_tail.numpy(),
-        entropy=rows.entropy.numpy(),
-        exact=True,
-        valid=np.ones(len(response), bool),
-        log_norm=rows.log_norm.numpy(),
-    )

@@ -81,7 +81,7 @@ def said_by_ids(trace: Trace, teacher: Spelling) -> Said:
     ids, entries = np.unique(trace.ids, return_inverse=True)
     ends = ends_of(trace, teacher)
     check_text(trace, teacher, ends)
-    words = [END if i in ends else teacher.texts[i] for i in ids.tolist()]
+    words = [END if i in ends else teacher.text(i) for i in ids.tolist()]
     starts, tail = np.concatenate([[0], np.cumsum(trace.counts)]), np.exp(trace.log_tail.astype(np.float64))
     mass = np.maximum(np.exp(trace.logprobs.astype(np.float64)), LEAST)
     return Said(words, starts, entries, mass, tail, trace.valid, no_rest(tail))
@@ -94,7 +94,7 @@ def ends_of(trace: Trace, teacher: Spelling) -> set[int]:
 
 def check_text(trace: Trace, teacher: Spelling, ends: set[int]) -> None:
     body = trace.response_ids[:-1] if trace.finish == "stop" else trace.response_ids
-    silent = [i for i in body.tolist() if i in ends or not teacher.texts[i]]
+    silent = [i for i in body.tolist() if i in ends or not teacher.text(i)]
     if silent:
         raise ValueError(
             f"the answer of {trace.problem_id!r} holds the teacher's special token {silent[0]} before its end, which "

@@ -49,6 +49,10 @@ class Spelling:
         """Every text that is one token."""
         return frozenset(self.texts) - {b""}
 
+    def text(self, i: int) -> bytes:
+        """b"" also for an id beyond the tokenizer's: a model may have more."""
+        return self.texts[i] if i < len(self.texts) else b""
+
     def spell(self, ids: Sequence[int]) -> bytes:
         return b"".join(self.texts[i] for i in ids)
 

@@ -66,7 +66,7 @@ class Whole:
         where = np.searchsorted(seen, named).clip(max=len(seen) - 1)
         p[where[seen[where] == named]] = 0
         sums = np.bincount(self.table.first[seen], p, len(self.table.firsts) + 1)[:-1]
-        firsts = self.table.first[named]
+        firsts = self.table.first[named[named < len(self.table.words)]]
         some = np.union1d(_likeliest(sums, NAMED / 100, self.max_k), firsts[firsts < len(sums)])
         left, kept = max(0.0, 1.0 - float(mass.sum())), float(sums[some].sum())
         tail = max(0.0, left - kept)

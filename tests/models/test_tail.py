@@ -15,7 +15,7 @@ from ekd.models.rows import at_temperature
 from ekd.models.tail import LEAST, LOG_LEAST, floored
 from ekd.store.codec import Layout, decode, encode
 from ekd.store.foreign import row as imported
-from ekd.teacher.hf import to_trace, top
+from ekd.teacher.rows import to_trace, top
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.rows import to_trace as from_wire
 from ekd.types import Request, Trace

@@ -9,7 +9,7 @@ from conftest import collector, hf, traces
 
 from ekd.models.load import load_model
 from ekd.models.prompt import Prompt
-from ekd.teacher.hf import counted
+from ekd.teacher.rows import counted
 
 
 def dense(trace, model_name="tiny:1") -> torch.Tensor:
