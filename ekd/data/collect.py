@@ -159,6 +159,11 @@ class Collector:
         reader, own = self.family.tokenizer or self.student_tokenizer, self.own_prompt
         again = None if self.contrast is None else self.contrast.ids(reader, self.prompt, problem, examples)
         if self.family.speaks_text:
+            if self.prompt.thinking:
+                raise ValueError(
+                    "prompt.thinking=true: a server that renders messages itself takes thoughts out of its answer; "
+                    "give teacher.own_tokenizer=MODEL (its hub name or folder), or prompt.thinking=false"
+                )
             return {"messages": (own or SAME).messages(self.prompt, problem, examples), "contrast_prompt_ids": again}
         if own is None and self.family.bridge is None:
             return {"contrast_prompt_ids": again}

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import ollama
 
+from ekd.teacher.rows import bare
 from ekd.teacher.wire.bounded import largest
 from ekd.teacher.wire.dialect import check_alternatives
 from ekd.teacher.wire.faults import Refused, Unfit, clean
@@ -27,23 +28,28 @@ from ekd.teacher.wire.ollama_server import (
     Server,
     Strict,
     check_answer,
+    check_whole,
     clear_errors,
     entry_of,
     joined,
     pull,
 )
+from ekd.teacher.wire.ollama_text import as_generated, said_of, same_tokens, tokens_of
 from ekd.teacher.wire.remote import Remote
 from ekd.teacher.wire.rows import Row, to_trace
+from ekd.translate.bridge import Bridge
 from ekd.types import Failure, Request, Trace
 
 TOP = 20  # the most that Ollama gives
 FIRST_WITH_LOGPROBS = "0.12.11"
 PROBE = "The capital of France is"
+HINT = "start it with `ollama serve`, or give teacher.endpoints=[URL,...]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ollama(Remote):
     """Prompts are sent raw, so that the chat template is the student tokenizer's own and both sides see the same ids.
+    A teacher whose tokenizer is another and not known is asked in messages, and its rows are translated.
 
     Entropies are midpoints of bounds (20 of V logprobs are known); the end token of an answer is an unmatched row
     unless `end_row` asks for it. Every argument: see conf/teacher/ollama.yaml.
@@ -78,8 +84,32 @@ class Ollama(Remote):
     @cached_property
     def digest(self) -> str:
         """Of the model, from the first endpoint that answers."""
-        hint = "start it with `ollama serve`, or give teacher.endpoints=[URL,...]"
-        return self.greeted[self.wire.find(self._connect, self.discreet(self._greet), hint).url].digest
+        return self.greeted[self.wire.find(self._connect, self.discreet(self._greet), HINT).url].digest
+
+    @property
+    def speaks_text(self) -> bool:
+        """Whether nothing is known of its tokens but what they spell."""
+        return self.bridge is not None and self.bridge.teacher is None
+
+    def foreign(self) -> bool:
+        """By the server's list of tokens, where it gives one, else by how many it reads a prompt as."""
+        found: dict[str, bool] = {}
+
+        async def look(server: Server) -> None:
+            _, first = await self._meet(server)
+            tokens = await wait_for(tokens_of(server.client, self.model), self.timeout)
+            own = self.vocabulary.tokenizer
+            found[server.url] = self._miscounts(first) if tokens is None else not same_tokens(tokens, own)
+
+        return found[self.wire.find(self._connect, self.discreet(look), HINT).url]
+
+    def bridged(self, bridge: Bridge) -> Ollama:
+        if bridge.teacher is None and self.end_row:
+            raise ValueError(
+                "teacher.end_row=true asks with a raw prompt, and of this teacher no template is known: give "
+                "teacher.own_tokenizer=MODEL (a hub name or folder with its tokenizer), or teacher.end_row=false"
+            )
+        return super().bridged(bridge)
 
     def origin(self) -> dict:
         decide = ("model", "temperature", "top_p", "max_new_tokens", "num_ctx", "end_row")
@@ -90,7 +120,8 @@ class Ollama(Remote):
         if self.digest:  # asked first: a server that cannot be a teacher is refused before any work
             # closed at once when it is refused, so that no server goes on generating
             with closing(self.wire.run(requests, self._connect, self.discreet(self._ask))) as answers:
-                yield from vet((self._match(request, answer) for request, answer in answers), self.max_unmatched)
+                limit = 1.0 if self.speaks_text else self.max_unmatched  # there, tokens are not expected to match
+                yield from self.back(vet((self._match(request, answer) for request, answer in answers), limit))
 
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:
@@ -101,6 +132,21 @@ class Ollama(Remote):
 
     async def _greet(self, server: Server) -> None:
         """Learns what decides everything later; raises ValueError where this server cannot be the teacher."""
+        digest, first = await self._meet(server)
+        adds_bos = False
+        if not self.speaks_text:
+            own, told = len(self.vocabulary.spell(PROBE)), first.prompt_eval_count
+            adds_bos = told == own + 1 and self.vocabulary.tokenizer.bos_token is not None
+            if self._miscounts(first):
+                raise Unfit(
+                    f"{server.url} cannot be the teacher: it reads {PROBE!r} as {told} tokens, the student's tokenizer "
+                    f"as {own}: their tokenizers differ; choose a student of the teacher's family, or give "
+                    "teacher.align=bytes, which translates"
+                )
+        self.greeted[server.url] = Known(clean(digest, self.secret), adds_bos)
+
+    async def _meet(self, server: Server) -> tuple[str, ollama.GenerateResponse]:
+        """The model's digest, and what it says to PROBE."""
         async with clear_errors(server.url, self.timeout):
             digest = await wait_for(self._digest(server), self.timeout)
             if digest is None and self.pull:
@@ -121,16 +167,12 @@ class Ollama(Remote):
                 "(https://ollama.com/download), then the same command goes on"
             )
         check_alternatives([len(entry.top_logprobs or ()) for entry in first.logprobs], TOP)
-        own, told = len(self.vocabulary.spell(PROBE)), first.prompt_eval_count
-        adds_bos = told == own + 1 and self.vocabulary.tokenizer.bos_token is not None
-        if (
-            told is not None and abs(told - own) > 2
-        ):  # a BOS token, a word mark; the first real prompt has to fit exactly
-            raise Unfit(
-                f"{server.url} cannot be the teacher: it reads {PROBE!r} as {told} tokens, the student's tokenizer as "
-                f"{own}: their tokenizers differ; choose a student of the teacher's family"
-            )
-        self.greeted[server.url] = Known(clean(digest, self.secret), adds_bos)
+        return digest, first
+
+    def _miscounts(self, first: ollama.GenerateResponse) -> bool:
+        """More than a BOS token or a word mark explains; the first real prompt has to fit exactly."""
+        told = first.prompt_eval_count
+        return told is not None and abs(told - len(self.vocabulary.spell(PROBE))) > 2
 
     async def _digest(self, server: Server) -> str | None:
         name = self.model if ":" in self.model.rpartition("/")[2] else f"{self.model}:latest"
@@ -146,6 +188,10 @@ class Ollama(Remote):
                 f"{server.url} holds another {self.model} than the other endpoints (digest {digest[:12]}, "
                 f"not {self.digest[:12]}): pull the same one there, or leave it out of teacher.endpoints"
             )
+        if self.speaks_text:
+            said = await self._chat(server, request)
+            check_whole(said, self.max_new_tokens, TOP)
+            return Answer(server.url, said, None), said.eval_count or 0
         prompt = self._prompt(server, request)
         said = await self._generate(server, prompt, request.seed, self.max_new_tokens)
         with self.counting(server.url):
@@ -169,7 +215,29 @@ class Ollama(Remote):
     async def _generate(
         self, server: Server, prompt: str, seed: int, tokens: int, **more: Any
     ) -> ollama.GenerateResponse:
-        options = {
+        options = self._options(seed, tokens)
+        call = {"raw": True, "logprobs": True, "top_logprobs": TOP, "options": options, **more}
+        async with clear_errors(server.url, self.timeout):
+            if not self.stream:
+                return await wait_for(server.client.generate(self.model, prompt, **call), self.timeout)
+            return joined(await wait_for(self._stream(server, prompt, call), self.timeout))
+
+    async def _chat(self, server: Server, request: Request) -> ollama.GenerateResponse:
+        """The server renders the messages itself, by the template of its model."""
+        options = self._options(request.seed, self.max_new_tokens)
+        call: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP, "options": options}
+        async with clear_errors(server.url, self.timeout):
+            if not self.stream:
+                said = await wait_for(server.client.chat(self.model, request.messages, **call), self.timeout)
+                return as_generated(said)
+            parts = await wait_for(self._chat_stream(server, request, call), self.timeout)
+            return joined([as_generated(part) for part in parts])
+
+    async def _chat_stream(self, server: Server, request: Request, call: dict[str, Any]) -> list[ollama.ChatResponse]:
+        return [part async for part in await server.client.chat(self.model, request.messages, stream=True, **call)]
+
+    def _options(self, seed: int, tokens: int) -> dict[str, Any]:
+        return {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": 0,
@@ -180,11 +248,6 @@ class Ollama(Remote):
             "num_ctx": self.num_ctx,
             "stop": [],  # a stop string would merge tokens
         }
-        call = {"raw": True, "logprobs": True, "top_logprobs": TOP, "options": options, **more}
-        async with clear_errors(server.url, self.timeout):
-            if not self.stream:
-                return await wait_for(server.client.generate(self.model, prompt, **call), self.timeout)
-            return joined(await wait_for(self._stream(server, prompt, call), self.timeout))
 
     async def _stream(self, server: Server, prompt: str, call: dict[str, Any]) -> list[ollama.GenerateResponse]:
         return [part async for part in await server.client.generate(self.model, prompt, stream=True, **call)]
@@ -192,8 +255,11 @@ class Ollama(Remote):
     def _match(self, request: Request, answer: Answer | Failure) -> Trace | Failure:
         if isinstance(answer, Failure):
             return answer
-        self._warn_of_cut(answer.said, len(request.prompt_ids))
+        self._warn_of_cut(answer.said, answer.said.prompt_eval_count or len(request.prompt_ids))
         try:
+            if self.speaks_text and self.bridge is not None:
+                about = bare(request, [], str(answer.said.done_reason))
+                return self.bridge.of_texts(about, said_of(answer.said))
             ids, rows = self._rows(answer.said, answer.end)
             return to_trace(request, ids, rows, str(answer.said.done_reason), self.vocabulary.size)
         except ValueError as error:

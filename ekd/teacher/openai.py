@@ -28,6 +28,7 @@ from ekd.teacher.wire.rows import Row, to_trace
 from ekd.teacher.wire.sglang import SGLang
 from ekd.teacher.wire.text import Text
 from ekd.teacher.wire.vllm import VLLM
+from ekd.translate.bridge import Bridge
 from ekd.types import Failure, Request, Trace
 
 DIALECTS: dict[str, Any] = {"llama": Llama, "vllm": VLLM, "sglang": SGLang, "text": Text}
@@ -80,12 +81,27 @@ class OpenAI(Remote):
         decide = ["mode", "top"] + ["temperature", "top_p", "max_new_tokens"] * (self.mode == "generate")
         return {"type": "openai", **self.served, **{name: vars(self)[name] for name in decide}}
 
+    def foreign(self) -> bool:
+        """Servers of this kind do not tell; one whose tokens are not the student's is noticed and refused."""
+        return False
+
+    def bridged(self, bridge: Bridge) -> OpenAI:
+        if bridge.teacher is None:
+            raise ValueError(
+                "teacher.align=bytes needs to know how the teacher reads: give teacher.own_tokenizer=MODEL, the hub "
+                "name or folder of the model that is served"
+            )
+        return super().bridged(bridge)
+
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
         """Traces come in the order in which the servers finish them; a request that finally failed is a Failure."""
         if self.served:  # asked first: a server that cannot be a teacher is refused before any work
             # closed at once when it is refused, so that no server goes on generating
+            requests, failed = self.over(requests)
+            yield from failed
             with closing(self.wire.run(requests, self._connect, self.discreet(self._ask))) as answers:
-                yield from vet((self._trace(request, answer) for request, answer in answers), self.max_unmatched)
+                traces = vet((self._trace(request, answer) for request, answer in answers), self.max_unmatched)
+                yield from self.back(traces)
 
     @asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[Server]:

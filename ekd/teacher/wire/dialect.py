@@ -42,7 +42,8 @@ def check_prompt(told: int | None, own: int) -> None:
     if told not in (None, own):
         raise Foreign(
             f"the teacher read the prompt as {told} tokens, the student's tokenizer as {own}: their tokenizers differ "
-            "(choose a student of the teacher's family), or the server adds tokens of its own"
+            "(choose a student of the teacher's family, or give teacher.align=bytes, which translates), or the server "
+            "adds tokens of its own"
         )
 
 

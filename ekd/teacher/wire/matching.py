@@ -84,6 +84,13 @@ def _holes(entries: Sequence[Entry], tokens: int | None, vocabulary: Vocabulary)
     return {n: vocabulary.spell_part(entries[n].spelling) for n in {*holes, *unshown}}, False
 
 
+def believable(entries: Sequence[Entry], missing: int | None) -> list[bool]:
+    """Which entries are one token each, with its own logprob, where no vocabulary tells. missing: tokens that were made
+    and have no entry, None where the server does not say: each hides in an entry that its own list does not show.
+    """
+    return [_shown(entry) or (missing == 0 and _possible(entry)) for entry in entries]
+
+
 def nameless_end(top: Sequence[tuple[bytes, float]], vocabulary: Vocabulary) -> Row | None:
     """The end token's row, from the list at its place, where a server writes it as "" and says that it was chosen.
 
@@ -116,8 +123,8 @@ def vet(answers: Iterable[Trace | Failure], limit: float) -> Iterator[Trace | Fa
         raise ValueError(
             f"{share.unmatched} of the first {share.rows} tokens of the teacher ({share.told()[2]:.0f}%, limit "
             f"{limit:.0%}) are not tokens of the student's tokenizer: they are most likely of different families. "
-            "Choose a student of the teacher's family, or, if these texts are full of emoji or rare scripts, raise "
-            "teacher.max_unmatched"
+            "Choose a student of the teacher's family, or translate (teacher.align=bytes), or, if these texts are full "
+            "of emoji or rare scripts, raise teacher.max_unmatched"
         )
     yield from held
     for answer in stream:

@@ -19,6 +19,9 @@ from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clear_fa
 from ekd.teacher.wire.matching import Entry
 from ekd.types import Request
 
+WHOLE = {"truncate": False, "shift": False, "think": False}
+ADDED = {"/api/generate": WHOLE, "/api/chat": WHOLE, "/api/show": {"verbose": True}}
+VOCABULARY = 64 << 20  # bytes that a list of all tokens needs at the most
 REPEATS = 30  # equal tokens in a row after which Ollama aborts without a word
 
 
@@ -43,19 +46,21 @@ class Server:
 
 
 class Strict(Bounded):
-    """Adds what the client's generate() has no argument for (0.6.3), and keeps Retry-After, which it drops.
+    """Adds what the client's calls have no argument for (0.6.3), and keeps Retry-After, which it drops.
 
     truncate and shift: a prompt or an answer that does not fit is told, never cut silently. think: of a model that can
     think the server would, raw or not, take <think>...</think> out of the answer's text while its tokens stay.
     """
 
     def most_of(self, request: httpx.Request) -> int:
-        """The progress of a pull goes on for as long as that does."""
+        """The progress of a pull goes on for as long as that does; a vocabulary is larger than most answers."""
+        if request.url.path.endswith("/api/show"):
+            return max(self.most, VOCABULARY)
         return self.most * (100 if request.url.path.endswith("/api/pull") else 1)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/api/generate"):
-            body = json.loads(request.content) | {"truncate": False, "shift": False, "think": False}
+        for path in (path for path in ADDED if request.url.path.endswith(path)):
+            body = json.loads(request.content) | ADDED[path]
             headers = {k: v for k, v in request.headers.items() if k != "content-length"}
             request = httpx.Request(
                 request.method, request.url, headers=headers, json=body, extensions=request.extensions
@@ -96,6 +101,11 @@ def _plain(error: object) -> str:
 def check_answer(said: ollama.GenerateResponse, request: Request, tokens: int, top: int) -> None:
     """Raises where an answer is not a whole one to the very prompt that was asked. tokens, top: asked for."""
     check_prompt(said.prompt_eval_count, len(request.prompt_ids))
+    check_whole(said, tokens, top)
+
+
+def check_whole(said: ollama.GenerateResponse, tokens: int, top: int) -> None:
+    """The same of an answer to a prompt that the server rendered."""
     if not said.done:
         last = [e.token for e in said.logprobs or ()][-REPEATS:]
         if len(last) == REPEATS and len(set(last)) == 1:

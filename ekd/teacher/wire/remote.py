@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 from ekd.teacher.wire.faults import Foreign, Unfit, hushed
 from ekd.teacher.wire.transport import Wire
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
+from ekd.translate.bridge import Bridge, check_align
+from ekd.types import Failure, Request, Trace
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Remote")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
     """tokenizer: the student's, in whose ids the traces are. max_unmatched: the share of unmatched rows that is borne.
+    own_tokenizer: the teacher's, None where it is the student's or not known; align: auto, same or bytes, see
+    `ekd.data.family`; bridge: to a student of another tokenizer.
 
     attempts, backoff, patience: see `Wire`. timeout: seconds that an answer may take, from first to last word.
     """
@@ -35,10 +40,14 @@ class Remote:
     backoff: float
     timeout: float
     patience: float
+    own_tokenizer: str | None
+    align: str
+    bridge: Bridge | None = None
     exact: bool = field(default=False, init=False)
     agreed: set[str] = field(default_factory=set, init=False, repr=False)  # URLs that read a prompt as we do
 
     def __post_init__(self) -> None:
+        check_align(self.align)
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 "teacher.temperature is 0 (greedy) or more and 0 < teacher.top_p <= 1, "
@@ -91,4 +100,20 @@ class Remote:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        return vocabulary_of(self.tokenizer)
+        """Of the ids that the server is taken to speak."""
+        return vocabulary_of(self.own_tokenizer or self.tokenizer)
+
+    def bridged(self: R, bridge: Bridge) -> R:
+        return replace(self, bridge=bridge)
+
+    def over(self, requests: Iterable[Request]) -> tuple[Iterable[Request], list[Failure]]:
+        """Given texts in the ids that the server speaks; and those that it has none for."""
+        if self.bridge is None or self.bridge.teacher is None:
+            return requests, []
+        return self.bridge.asked(requests)
+
+    def back(self, answers: Iterable[Trace | Failure]) -> Iterator[Trace | Failure]:
+        """Traces over the student's ids."""
+        bridge = self.bridge if self.bridge is not None and self.bridge.teacher is not None else None
+        for answer in answers:
+            yield answer if bridge is None or isinstance(answer, Failure) else bridge.of_ids(answer)
