@@ -146,6 +146,10 @@ def alpha_beta(p: list[float], q: list[float], a: float = 0.2, b: float = 0.7) -
     return -sum(terms) / (a * b)
 
 
+def uld(p: list[float], q: list[float]) -> float:
+    return sum(gap(sorted(p[:-1]), sorted(q[:-1]))) + abs(p[-1] - q[-1])
+
+
 REFERENCES = {
     "forward_kl": kl,
     "reverse_kl": lambda p, q: kl(q, p),
@@ -159,6 +163,7 @@ REFERENCES = {
     "dkd": dkd,
     "alpha_beta": alpha_beta,
     "todi": lambda p, q: kl(p, q) + kl(q, p),  # its weights make the value Jeffreys' divergence
+    "uld": uld,
     "weighted": lambda p, q: (kl(p, q) + kl(q, p)) / 2,
 }
 
@@ -225,6 +230,13 @@ def test_bounded_losses_keep_their_bounds(seed: int) -> None:
     assert (LOSSES["jsd"](log_p, log_q) <= math.log(2) + 1e-12).all()
     assert (LOSSES["skew_kl"](log_p, log_q) <= -math.log(0.1) + 1e-12).all()
     assert (LOSSES["skew_reverse_kl"](log_p, log_q) <= -math.log(0.1) + 1e-12).all()
+
+
+def test_uld_forgets_which_token_is_which() -> None:
+    log_p, _ = pair(23)
+    log_q = log_p[:, [2, 0, 3, 1, 4, 5]]
+    assert LOSSES["uld"](log_p, log_q).max() < 1e-12
+    assert (LOSSES["forward_kl"](log_p, log_q) > 1e-3).all()
 
 
 def test_symmetric_losses_are_symmetric() -> None:
