@@ -144,15 +144,15 @@ class Collector:
         prompt_ids = self.prompt.ids(self.student_tokenizer, problem, examples)
         if not problem.question:
             return self._text_requests(problem, prompt_ids)
-        asked = partial(self._request, **self._reads(problem, examples, prompt_ids))
+        reads = self._reads(problem, examples, prompt_ids)
         if not given:
-            return [asked(problem, prompt_ids, None, sample) for sample in range(self.samples)]
+            return [self._request(problem, prompt_ids, None, sample, **reads) for sample in range(self.samples)]
         if not problem.solution:
             raise ValueError(
                 f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
             )
         response = self.prompt.answer_ids(self.student_tokenizer, problem.solution, prompt_ids)
-        return [asked(problem, prompt_ids, response, 0)]
+        return [self._request(problem, prompt_ids, response, 0, **reads)]
 
     def _reads(self, problem: Problem, examples: Sequence[Problem], prompt_ids: list[int]) -> dict[str, Any]:
         """What the teacher reads where that is not what the student reads, and what it reads again."""
@@ -256,7 +256,8 @@ class Collector:
     ) -> tuple[list[Failure], Grades]:
         self._check_teacher()
         waiting, kept, grades = Unsaved(store), KeptTexts(store.path), Grades()
-        tracing = self._tracing(split, quiet=quiet)
+        tracing, bridge = self._tracing(split, quiet=quiet), self.family.bridge
+        before = 0 if bridge is None else bridge.bytes_by_kind.copy()
         failures: list[Failure] = []
         saved, tokens, began = monotonic(), 0, monotonic()
         try:
@@ -277,8 +278,8 @@ class Collector:
                         saved = monotonic()
         finally:
             waiting.flush()
-        if self.family.bridge is not None:
-            log.info("%s split: %s", split, self.family.bridge.told())
+        if bridge is not None and not quiet:
+            log.info("%s split: %s", split, bridge.told(before))
         if not failures:  # else the same texts are to be read again
             kept.forget()
         return failures, grades

@@ -60,7 +60,7 @@ def family_of(teacher: Teacher, student: str, tokenizer: PreTrainedTokenizerBase
     own = load_tokenizer(teacher.own_tokenizer, trust_remote_code=trust_remote_code)
     if teacher.align == "auto" and not _differ(own, tokenizer):
         return Family(teacher)
-    bridge = bridge_of(own, tokenizer)
+    bridge = _kept(teacher.own_tokenizer, student, trust_remote_code)
     if bridge.teacher is not None and bridge.teacher.same(bridge.student):
         return Family(teacher)
     _say_once(
@@ -75,6 +75,12 @@ def bridge_of(own: PreTrainedTokenizerBase | None, student: PreTrainedTokenizerB
     spelling = spelling_of(student)
     ends = {spelling.end, student.eos_token_id} - {None}
     return Bridge(None if own is None else spelling_of(own), spelling, frozenset(ends))
+
+
+@lru_cache(maxsize=4)
+def _kept(own: str, student: str, trust_remote_code: bool) -> Bridge:
+    """By name, because its tables take seconds."""
+    return bridge_of(*(load_tokenizer(name, trust_remote_code=trust_remote_code) for name in (own, student)))
 
 
 def _unknown(teacher: Translates, tokenizer: PreTrainedTokenizerBase) -> Family:

@@ -47,6 +47,7 @@ def parser() -> Parser:
     look = commands.add_parser("inspect", help="counts, bytes a token, entropies, three traces with forks marked")
     look.add_argument("path", type=place)
     look.add_argument("--tokenizer", help="hub name, folder or smollm2: shows text instead of ids")
+    look.add_argument("--teacher-tokenizer", help="with --tokenizer, of translated rows: shows both readings of a text")
     look.add_argument("--topk", type=float, default=20.0, help="percent, for the share of certain decisions")
     look.add_argument("--bucket", type=float, nargs=2, default=(70.0, 80.0), help="two percentiles, for the same")
     look.set_defaults(run=run_inspect)
@@ -103,7 +104,12 @@ def run_inspect(options: argparse.Namespace) -> int:
     lower, upper = options.bucket
     if not (0 < options.topk <= 100 and 0 <= lower < upper <= 100):
         raise ValueError(f"percentages lie in 0 ... 100, not topk {options.topk}, bucket {lower} to {upper}")
-    for part in report(Store(options.path), options.topk, lower, upper, tokenizer(options.tokenizer)):
+    own, theirs = tokenizer(options.tokenizer), tokenizer(options.teacher_tokenizer)
+    if own is None and theirs is not None:
+        raise ValueError(
+            f"--teacher-tokenizer {options.teacher_tokenizer} is read beside the student's: give --tokenizer, too"
+        )
+    for part in report(Store(options.path), options.topk, lower, upper, own, theirs):
         console.print(part)
     return 0
 

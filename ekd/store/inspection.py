@@ -77,8 +77,12 @@ def of(trace: Trace, vocab: int, percent: float, lower: float, upper: float) -> 
     )
 
 
-def report(store: Store, percent: float, lower: float, upper: float, tokenizer: Any | None) -> Iterator[RenderableType]:
-    """Tables and marked text, to be printed one after the other. tokenizer: None shows ids instead of text."""
+def report(
+    store: Store, percent: float, lower: float, upper: float, tokenizer: Any | None, theirs: Any | None = None
+) -> Iterator[RenderableType]:
+    """Tables and marked text, to be printed one after the other. tokenizer: None shows ids instead of text. theirs: the
+    teacher's, where it is another and its reading of the texts is wanted.
+    """
     totals, damage = summary(store, percent, lower, upper)
     yield from (Text(visible(line), style="red") for line in damage)
     yield facts(store, totals)
@@ -94,6 +98,10 @@ def report(store: Store, percent: float, lower: float, upper: float, tokenizer: 
     for key in sorted(store.keys())[:3]:
         if not any(key in line for line in damage):
             yield marked(store[key], tokenizer)
+            if tokenizer is not None and theirs is not None:
+                from ekd.store.readings import both_readings  # heavy: imported when asked for
+
+                yield both_readings(store[key], tokenizer, theirs)
 
 
 def facts(store: Store, totals: Totals) -> Table:
@@ -104,6 +112,7 @@ def facts(store: Store, totals: Totals) -> Table:
         ("traces", f"{totals.traces:,} in {len(store.shards):,} shards; {totals.stopped:,} ended by themselves"),
         ("verdicts", f"{totals.correct:,} of {totals.graded:,} graded texts are right"),
         ("written by", f"{totals.traces - totals.others:,} by the teacher, {totals.others:,} by others"),
+        ("teacher's tokenizer", alignment(store.origin)),
         ("tokens", f"{totals.rows:,} of responses, {totals.prompt:,} of prompts"),
         ("on disk", f"{size:,} bytes: {size / rows:.2f} a response token, {size / entries:.2f} an entry"),
         ("entries a row", f"{totals.entries / rows:.2f}"),
@@ -116,6 +125,15 @@ def facts(store: Store, totals: Totals) -> Table:
         if not name.startswith(("tokenizer.added", "tokenizer.prefixes")):
             table.add_row(Text(visible(name)), Text(visible(textwrap.shorten(str(origin), 90))))
     return table
+
+
+def alignment(origin: dict[str, Any]) -> str:
+    """Whose tokens the teacher spoke, and what became of its rows."""
+    align = origin.get("align")
+    if not isinstance(align, dict):
+        return "the rows' own"
+    size = f", {align['size']:,} tokens" if isinstance(align.get("size"), int) else ""
+    return visible(f"{align.get('tokenizer')}{size}: rows translated by {align.get('by')}")
 
 
 def histogram(totals: Totals) -> Table:

@@ -26,7 +26,7 @@ def check_align(align: str) -> None:
 
 
 @runtime_checkable
-class Translates(Protocol):
+class Translates(Teacher, Protocol):
     """A teacher that can say its rows over the ids of a student with another tokenizer."""
 
     align: str  # auto, same or bytes
@@ -117,10 +117,11 @@ class Bridge:
         np.add(self.bytes_by_kind, made.bytes_by_kind(), out=self.bytes_by_kind)
         return made.trace
 
-    def told(self) -> str:
-        """The shares of bytes that were traced so far."""
-        total = max(float(self.bytes_by_kind.sum()), 1.0)
-        shares = (f"{100 * n / total:.1f}% {kind}" for n, kind in zip(self.bytes_by_kind, KINDS, strict=True))
+    def told(self, before: np.ndarray | int = 0) -> str:
+        """The shares of bytes that were traced since `bytes_by_kind` was `before`."""
+        made = self.bytes_by_kind - before
+        total = max(float(made.sum()), 1.0)
+        shares = (f"{100 * n / total:.1f}% {kind}" for n, kind in zip(made, KINDS, strict=True))
         return f"of the {total:,.0f} bytes traced, {', '.join(shares)}"
 
     @cached_property

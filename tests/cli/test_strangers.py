@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +54,23 @@ def test_texts_of_the_student_are_read_by_a_teacher_of_another_family(place):
     traces = [store[key] for key in sorted(store.keys())]
     assert {trace.policy for trace in traces} == {f"student@{n}" for n in range(4)}
     assert np.mean([trace.valid.mean() for trace in traces]) > 0.5
+
+
+def test_inspect_and_the_viewer_say_whose_tokens_the_teacher_spoke(place):
+    store = min((place / "home" / "traces").iterdir())
+    other = str(place / "other")
+    done = ekd(
+        "store", "inspect", str(store), "--tokenizer", "tiny", "--teacher-tokenizer", other, cwd=place, COLUMNS="200"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "401 tokens: rows translated by bytes" in done.stdout
+    assert re.search(r"student \(\d+ tokens\): \w\|\w\|", done.stdout) and re.search(
+        r"teacher \(\d+ tokens\): ", done.stdout
+    )
+    done = ekd("report", f"traces={store}", cwd=place)
+    assert done.returncode == 2 and "does not say which tokenizer its ids are of" in done.stderr  # not the teacher's
+    done = ekd("report", f"traces={store}", "tokenizer=tiny", cwd=place)
+    assert done.returncode == 0, done.stderr
+    page = (store / "report" / "traces.html").read_text()
+    head = re.search(r'id="head">([^<]*)<', page)[1]
+    assert "rows translated by bytes" in json.loads(gzip.decompress(base64.b64decode(head)))["about"]["align"]

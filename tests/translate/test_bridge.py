@@ -13,7 +13,6 @@ from strangers import stranger
 from ekd.data.family import bridge_of
 from ekd.models.load import load_tokenizer
 from ekd.store.invariants import check
-from ekd.translate.translation import KINDS
 from ekd.types import Failure, Trace
 
 OURS = load_tokenizer("tiny")
@@ -44,7 +43,11 @@ def test_rows_of_another_family_are_sound_and_keep_what_was_said(other):
     maker = collector(teacher=hf(model=other, mode="score"))
     requests = {r.key: r._replace(prompt_ids=r.read_ids) for r in maker.requests("train", 6)}
     plain = hf(model=other, mode="score", align="same", mass=1.0, max_k=500)
-    for trace in maker.family.teacher.trace(requests.values()):
+    translated = list(maker.family.teacher.trace(requests.values()))
+    size = sum(len(bridge.student.spell(t.response_ids[:-1])) for t in translated)
+    assert maker.family.bridge.told().startswith(f"of the {size:,} bytes traced, ")
+    assert maker.family.bridge.bytes_by_kind.sum() == size
+    for trace in translated:
         check(trace._replace(prompt_ids=trace.response_ids), len(OURS), 0)
         assert trace.valid.mean() > 0.6 and not trace.exact  # the teacher's weights are random
         assert trace.response_ids.tolist() == requests[trace.key].response_ids
@@ -94,8 +97,6 @@ def test_stores_of_translated_rows_never_mix_with_others(other, tmp_path):
         return collector(teacher=hf(model=other, mode="score"), store=str(tmp_path / "s"), **changes)
 
     assert maker().collect("train", 3).made == 3 and maker().collect("train", 3).made == 0
-    told = maker()
-    told.open()
     with pytest.raises(ValueError, match="align"):
         collector(teacher=hf(model=other, mode="score"), tokenizer=other, store=str(tmp_path / "s")).open()
 
@@ -115,4 +116,3 @@ def test_texts_go_over_as_far_as_they_are_texts(other):
     assert bridge.over([end]) == [theirs.eos_token_id]
     with pytest.raises(ValueError, match="begins with the student's special token"):
         bridge.over([begin, *ids])
-    assert bridge.told().startswith("of the 1 bytes") and len(KINDS) == 3

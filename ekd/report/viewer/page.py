@@ -17,6 +17,7 @@ import numpy as np
 from ekd.report.viewer.spelling import Spelling, question
 from ekd.report.viewer.student_view import View
 from ekd.store import certainty
+from ekd.store.inspection import alignment
 from ekd.store.store import Store
 from ekd.types import Trace
 
@@ -165,6 +166,7 @@ def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> 
         "total": len(store),
         "teacher": str(setting(store.origin, "teacher", "model") or (teacher if isinstance(teacher, str) else "")),
         "mode": str(setting(store.origin, "teacher", "mode")),
+        "align": alignment(store.origin) if "align" in store.origin else "",
         "dataset": str(store.origin.get("dataset", "")),
         "draws": store.layout.draws,
         "top": top,

@@ -26,7 +26,7 @@ def speaker(store: Store, run: str | None, tokenizer: str | None) -> str:
     if run is not None:
         return str(student_of(run))
     model = setting(store.origin, "teacher", "model")
-    if model and setting(store.origin, "teacher", "type") == "hf":
+    if model and setting(store.origin, "teacher", "type") == "hf" and "align" not in store.origin:
         return str(model)
     raise ValueError(
         f"{store.path} does not say which tokenizer its ids are of: give tokenizer=MODEL, the student that it was "
