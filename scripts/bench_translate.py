@@ -1,8 +1,9 @@
 """What translation costs beside the scoring that it follows, and how much it knows. `python scripts/bench_translate.py`
 
-A teacher (SmolLM2) scores recorded answers; each answer's rows are then translated for a tokenizer of another family, once seen
-whole (all V log-probabilities, as the hf teacher has them) and once from rows that were cut (as a server gives them).
-Both are timed in turn with the scoring, one answer at a time, so that what else the machine does falls on all alike.
+A teacher (SmolLM2) scores recorded answers; each one's rows are then translated for a tokenizer of another family, once
+seen whole (all V log-probabilities, as the hf teacher has them) and once from rows that were cut (as a server gives
+them). Both are timed in turn with the scoring, one answer at a time, so that what else the machine does falls on all
+alike.
 """
 
 from __future__ import annotations
