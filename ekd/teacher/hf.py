@@ -48,7 +48,7 @@ class HF:
     top_p: float
     max_new_tokens: int
     batch_size: int
-    align: str
+    align: str = "auto"  # also of configurations from before there was a choice
     bridge: Bridge | None = None
     exact: bool = field(default=True, init=False)
     loaded: tuple[PreTrainedModel, set[int]] | None = field(default=None, init=False, repr=False, compare=False)
@@ -56,7 +56,7 @@ class HF:
     def __post_init__(self) -> None:
         if self.mode not in ("generate", "score"):
             raise ValueError(f"teacher.mode is generate or score, not {self.mode!r}")
-        check_align(self.align)
+        check_align(self.align, self.bridge)
         if not 0 < self.mass <= 1:
             raise ValueError(f"teacher.mass is a share of the distribution, 0 < mass <= 1, not {self.mass}")
         if not 0 < self.top_p <= 1:

@@ -20,9 +20,11 @@ from ekd.types import Failure, Request, Teacher, Trace
 ALIGN = ("auto", "same", "bytes")
 
 
-def check_align(align: str) -> None:
+def check_align(align: str, bridge: object) -> None:
     if align not in ALIGN:
         raise ValueError(f"teacher.align is {', '.join(ALIGN[:-1])} or {ALIGN[-1]}, not {align!r}")
+    if not isinstance(bridge, Bridge | None):
+        raise ValueError(f"teacher.bridge is made for the student and not given: leave {bridge!r} out")
 
 
 @runtime_checkable

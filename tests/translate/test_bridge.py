@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import collector, hf
-from families import sums_between_common_ends
+from families import CORPUS, sums_between_common_ends
 from strangers import stranger
 
 from ekd.data.family import bridge_of
 from ekd.models.load import load_tokenizer
+from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.store.invariants import check
-from ekd.types import Failure, Trace
+from ekd.types import Failure, Problem, Trace, Verdict
 
 OURS = load_tokenizer("tiny")
 
@@ -77,6 +78,7 @@ def test_generated_rows_are_those_of_the_same_text_scored(other):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        ({"bridge": "x"}, "teacher.bridge is made for the student and not given: leave 'x' out"),
         ({"align": "maybe"}, "teacher.align is auto, same or bytes, not 'maybe'"),
         ({"draws": 8}, "teacher.draws=8 is known of the teacher's ids.* set teacher.draws=0, or"),
         ({"temperatures": [2.0]}, r"teacher.temperatures=\[2.0\] is known.* set teacher.temperatures=\[\], or"),
@@ -116,3 +118,37 @@ def test_texts_go_over_as_far_as_they_are_texts(other):
     assert bridge.over([end]) == [theirs.eos_token_id]
     with pytest.raises(ValueError, match="begins with the student's special token"):
         bridge.over([begin, *ids])
+
+
+def test_a_second_reading_is_of_the_same_tokens(other, tmp_path):
+    again = TeacherPrompt(question="{{ question }} Really?", system=None, instruction=None, shots=None)
+    maker = collector(teacher=hf(model=other, mode="score"), contrast=again, store=str(tmp_path / "s"))
+    assert maker.collect("train", 2).made == 2
+    for trace in map(maker.open().__getitem__, sorted(maker.open().keys())):
+        known = ~np.isnan(trace.contrast)
+        assert len(trace.contrast) == len(trace.response_ids) and known.mean() > 0.6
+        first = trace.logprobs[np.cumsum(trace.counts) - trace.counts]
+        assert not np.allclose(trace.contrast[known & trace.valid], first[known & trace.valid])
+
+
+class Texts:
+    """Plain text, as dataset=corpus has it."""
+
+    def problems(self, split: str) -> list[Problem]:
+        return [Problem(f"{split}-{n}", "", "", text) for n, text in enumerate(CORPUS[:3])]
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        return Verdict("unparseable", "")
+
+
+def test_plain_text_is_read_behind_what_begins_a_text_on_either_side(other, tmp_path):
+    maker = collector(teacher=hf(model=other, mode="score"), dataset=Texts(), text_tokens=20, store=str(tmp_path / "s"))
+    assert maker.collect("train", 3).made >= 3
+    theirs, texts = load_tokenizer(other), [text.encode() for text in CORPUS[:3]]
+    for trace in map(maker.open().__getitem__, sorted(maker.open().keys())):
+        assert trace.prompt_ids.tolist() == [OURS.bos_token_id]
+        assert trace.teacher_prompt_ids.tolist() == [theirs.eos_token_id]  # it has no token that begins a text
+        piece = maker.family.bridge.student.spell(
+            trace.response_ids[: len(trace.response_ids) - (trace.finish == "stop")]
+        )
+        assert any(piece in text for text in texts)

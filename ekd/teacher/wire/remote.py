@@ -40,14 +40,14 @@ class Remote:
     backoff: float
     timeout: float
     patience: float
-    own_tokenizer: str | None
-    align: str
+    own_tokenizer: str | None = None
+    align: str = "auto"  # also of configurations from before there was a choice
     bridge: Bridge | None = None
     exact: bool = field(default=False, init=False)
     agreed: set[str] = field(default_factory=set, init=False, repr=False)  # URLs that read a prompt as we do
 
     def __post_init__(self) -> None:
-        check_align(self.align)
+        check_align(self.align, self.bridge)
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 "teacher.temperature is 0 (greedy) or more and 0 < teacher.top_p <= 1, "
