@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 EMBEDDED = "smollm2"  # as `ekd.models.source` has it, which takes seconds to import
 RATES = {"anew": 1e-3, "adapters": 2e-4, "whole": 2e-5}
@@ -19,6 +20,15 @@ def rate(model: str, layers: object, lora: object) -> float:
 def small(model: str, then: object, otherwise: object) -> object:
     """A value that suits the embedded model and the tests' ones, and another for every other model."""
     return then if model == EMBEDDED or tiny(model) else otherwise
+
+
+def precision() -> str:
+    """bf16-mixed on a processor that multiplies bfloat16 itself, where a step takes less than half as long; else
+    32-true. (docs/bench_step.md has the table.)
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16"} else "32-true"
 
 
 def tiny(model: str) -> bool:

@@ -34,7 +34,10 @@ def view(run: Path) -> dict[str, Any] | None:
     if not after:
         return None
     kinds = {key: kind(answer, known["student before"].get(key)) for key, answer in after.items()}
-    ordered = sorted(after, key=lambda key: (list(KINDS).index(kinds[key]), not after[key].extracted))
+    solved = {key for key, answer in known["teacher"].items() if answer.status == "correct"}
+    ordered = sorted(
+        after, key=lambda key: (list(KINDS).index(kinds[key]), key not in solved, not after[key].extracted)
+    )
     counts = Counter(kinds.values())
     return {
         "filters": [

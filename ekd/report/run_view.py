@@ -60,9 +60,12 @@ def view(cell: Cell, folder: Folder) -> dict[str, Any]:
 
 
 def tally(cell: Cell) -> list[tuple[str, str, str]]:
-    train, after = cell.figures["train"], cell.figures["after"]
+    train, before, after = cell.figures["train"], cell.figures.get("before", {}), cell.figures["after"]
+    began = f"{before['val/kl']:.3f} → " if "val/kl" in before else ""
+    solved = [f"{100 * found['accuracy']:.1f}%" for who, found in benchmarks(cell).items() if who != "teacher"]
     return [
-        ("held-out KL", f"{after['val/kl']:.3f}", "nats"),
+        *([("accuracy", " → ".join(solved), "")] if solved else []),
+        ("held-out KL", f"{began}{after['val/kl']:.3f}", "nats"),
         ("tokens selected", f"{100 * train['selected']:.1f}%", ""),
         ("learned from", f"{train['supervised_tokens']:,}", "tokens"),
         ("minutes", f"{cell.figures['minutes']:.1f}", ""),

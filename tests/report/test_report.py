@@ -414,7 +414,7 @@ def test_the_page_of_one_run(tmp_path):
         < text.index("student before: wrong")
         < text.index("<strong>answered wrongly")
     )
-    assert '--much: 50%" title="1.00 nats"> &lt;b&gt;</span>' in text and text.count('class="token"') == 2
+    assert '--much: 50%" title="1.00 nats"> &lt;b&gt;</span>' in text and text.count('class="token"') == 4
     assert "said 9; 9 tokens, repeats itself without end" in text and "<details><summary>the text</summary>" in text
     assert '<option value="gained">solved now, not before: 1</option>' in text
     assert "One run is one seed" in text and "uncommitted changes" in text

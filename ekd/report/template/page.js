@@ -19,6 +19,6 @@ for (const figure of document.querySelectorAll("figure[data-lines]")) {
 // Answers of one kind.
 for (const select of document.querySelectorAll("select[data-filter]")) {
   select.addEventListener("change", () => {
-    for (const one of document.querySelectorAll("article[data-kind]")) one.hidden = select.value !== "" && one.dataset.kind !== select.value;
+    for (const one of document.querySelectorAll(`[data-list="${select.dataset.filter}"] article`)) one.hidden = select.value !== "" && one.dataset.kind !== select.value;
   });
 }
