@@ -108,7 +108,9 @@ def go(
         logged = keep(run, {"figures": figures, **made}, trainer, benchmark)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
-    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *logged, sep="\n")
+    written = None if data.source is None else data.source.written(data)
+    rounds = [] if written is None else [f"rounds      {written}"]
+    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *rounds, *logged, sep="\n")
     return 0
 
 

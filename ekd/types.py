@@ -68,6 +68,9 @@ class Trace(NamedTuple):
     policy: str = ""  # who wrote the text: teacher, dataset, student or student@ROUND; "" where it is not known
     teacher_prompt_ids: np.ndarray | None = None  # int32, what the teacher read; None: prompt_ids
     contrast: np.ndarray | None = None  # (n,) float32, ln p of each response token under a second prompt
+    log_q: np.ndarray | None = (
+        None  # (n,) float32, of each response token by the policy that wrote it, at temperature 1
+    )
 
 
 class Failure(NamedTuple):
@@ -163,6 +166,7 @@ class Text(NamedTuple):
     finish: str  # "stop" or "length"
     seconds: float = 0.0  # its share of the time that the machine was busy
     entropy: Sequence[float] = ()  # nats, of the distribution before each id, where somebody looked
+    log_q: list[float] | None = None  # of each id, at temperature 1, where the writer was asked for it
 
 
 class Policy(Protocol):

@@ -51,6 +51,9 @@ class Mix:
         blend = Blend([cached(data, traces), own.stream], [1 - self.share, self.share], data)
         return data.as_loader(Several([data.store, maker.store]), blend, data.store)
 
+    def written(self, data: Serving) -> Path | None:
+        return self.rounds.written(data)
+
     def seen(self, data: Serving) -> Traces:
         return data.traces("train")
 
@@ -98,6 +101,9 @@ class Stores:
         streams = [cached(data, Traces(store, sorted(store.keys()))) for store in stores]
         weights = np.array(self.weights or [1.0] * len(stores))
         return data.as_loader(Several(stores), Blend(streams, (weights / weights.sum()).tolist(), data), stores[0])
+
+    def written(self, data: Serving) -> Path | None:
+        return None
 
     def seen(self, data: Serving) -> Traces:
         store = self.open()[0]

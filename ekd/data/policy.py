@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ekd.models.generation import generate
@@ -37,8 +38,15 @@ class Sampling:
         return dict(vars(self))
 
     def write(self, model: PreTrainedModel, end: set[int], batch: Sequence[Request]) -> list[Text]:
-        """end: see `ekd.models.load.end_ids`."""
-        return generate(
+        """With log_q of every id. end: see `ekd.models.load.end_ids`."""
+        said: list[list[float]] = [[] for _ in batch]
+
+        def watch(rows: list[int], logits: Tensor, chosen: Tensor) -> None:
+            log_q = logits.float().log_softmax(-1).gather(-1, chosen[:, None])
+            for row, value in zip(rows, log_q[:, 0].tolist(), strict=True):
+                said[row].append(round(value, 4))
+
+        texts = generate(
             model,
             [r.prompt_ids for r in batch],
             end=end,
@@ -46,7 +54,9 @@ class Sampling:
             temperature=self.temperature,
             top_p=self.top_p,
             seeds=[r.seed for r in batch],
+            watch=watch,
         )
+        return [text._replace(log_q=log_q[: len(text.ids)]) for text, log_q in zip(texts, said, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,10 +58,16 @@ class LivePolicy:
                 texts = self.sampling.write(model, self.end, batch)
         finally:
             model.train(training)
-        return [text._replace(ids=cut_repeats(text.ids)) if self._endless(text) else text for text in texts]
+        return [shortened(text) if self._endless(text) else text for text in texts]
 
     def _endless(self, text: Text) -> bool:
         return self.stop_repeats and text.finish == "length"
+
+
+def shortened(text: Text) -> Text:
+    """The same without what it repeats."""
+    ids = cut_repeats(text.ids)
+    return text._replace(ids=ids, log_q=text.log_q and text.log_q[: len(ids)])
 
 
 def of_round(requests: Sequence[Request], number: int, seed: int, run: str) -> list[Request]:
@@ -116,7 +122,9 @@ class RoundFigures(NamedTuple):
     repeated: float  # share that was cut off while it said the same again and again
     empty: float  # share that says nothing at all
     tokens: float
+    student_log_q: float  # nats, of the student's own tokens: less its entropy, where it sampled at temperature 1
     teacher_log_p: float  # nats, of the student's tokens
+    kl: float  # nats a token, log q - log p: KL(student, teacher) estimated from what was sampled, unbiased at 1
     teacher_entropy: float  # nats
 
 
@@ -125,6 +133,7 @@ def figures(traces: Sequence[Trace]) -> RoundFigures:
     rows = np.concatenate([t.valid for t in traces])
     first = [t.logprobs[np.cumsum(t.counts) - t.counts] for t in traces]
     log_p, entropy = np.concatenate(first)[rows], np.concatenate([t.entropy for t in traces])[rows]
+    log_q = np.concatenate([np.full(len(t.valid), np.nan) if t.log_q is None else t.log_q for t in traces])[rows]
     cut = [t.finish == "length" for t in traces]
     return RoundFigures(
         texts=len(traces),
@@ -133,6 +142,8 @@ def figures(traces: Sequence[Trace]) -> RoundFigures:
         repeated=float(np.mean([c and repeated(t.response_ids.tolist()) for c, t in zip(cut, traces, strict=True)])),
         empty=float(np.mean([t.finish == "stop" and len(t.response_ids) == 1 for t in traces])),
         tokens=float(np.mean([len(t.response_ids) for t in traces])),
+        student_log_q=float(log_q.mean()) if len(log_q) else float("nan"),
+        kl=float((log_q - log_p).mean()) if len(log_p) else float("nan"),
         teacher_log_p=float(log_p.mean()) if len(log_p) else float("nan"),
         teacher_entropy=float(entropy.mean()) if len(entropy) else float("nan"),
     )

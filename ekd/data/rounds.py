@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
+from pathlib import Path
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -56,6 +57,10 @@ class Rounds(RoundPlan):
     def loader(self, data: Serving) -> DataLoader[Trace]:
         maker = self.maker(data)
         return data.as_loader(ByKey(maker), RoundBatches(maker, data.done), maker.store)
+
+    def written(self, data: Serving) -> Path | None:
+        assert data.trainer is not None
+        return self.folder(data.trainer)
 
     def seen(self, data: Serving) -> Traces:
         assert data.trainer is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -49,6 +50,9 @@ class Source(Protocol):
 
     def loader(self, data: Serving) -> DataLoader[Trace]:
         """Of this rank, from data.done on."""
+
+    def written(self, data: Serving) -> Path | None:
+        """The store of what is written while training; None: nothing is."""
 
     def seen(self, data: Serving) -> Traces:
         """What was trained on so far."""

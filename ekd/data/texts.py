@@ -27,13 +27,13 @@ class KeptTexts:
             content = file.read_bytes()
             for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
                 try:
-                    key, ids, finish, seconds = json.loads(line)
+                    key, ids, finish, *more = json.loads(line)
                 except (ValueError, TypeError) as error:
                     raise ValueError(
                         f"{file}, line {number} is no text that was written here; remove the line (its text is then "
                         "written again), or the file"
                     ) from error
-                known.setdefault(key, Text(ids, finish, seconds))
+                known.setdefault(key, Text(ids, finish, *more))
         return known
 
     def keep(self, requests: Sequence[Request], texts: Sequence[Text]) -> dict[str, Text]:

@@ -22,7 +22,7 @@ from rich.progress import (
 from ekd.data.texts import KeptTexts
 from ekd.store.codec import Layout
 from ekd.store.shard import Part, part
-from ekd.types import Failure, Opens, Policy, Request, Teacher, Trace
+from ekd.types import Failure, Opens, Policy, Request, Teacher, Text, Trace
 
 AGAIN = 64  # traces that are read a second time together
 
@@ -43,7 +43,8 @@ class Tracing:
 
         company: all requests that are written together, done or not.
         """
-        asked = requests if self.policy is None else self.write(self.policy, requests, company, kept)
+        texts = {} if self.policy is None else self.write(self.policy, requests, company, kept)
+        asked = [r._replace(response_ids=texts[r.key].ids) if texts else r for r in requests]
         known = {request.key: request for request in asked}
         again = any(request.contrast_prompt_ids for request in asked)
         if again:
@@ -52,24 +53,25 @@ class Tracing:
         with warm as teacher:
             found = teacher.trace([r._replace(prompt_ids=r.read_ids) for r in asked])
             made = (
-                result if isinstance(result, Failure) else self._about(known[result.key], result) for result in found
+                result if isinstance(result, Failure) else self._about(known[result.key], result, texts.get(result.key))
+                for result in found
             )
             yield from contrasted(made, known, teacher) if again else made
 
     def write(
         self, policy: Policy, requests: Sequence[Request], company: Sequence[Request], kept: KeptTexts
-    ) -> list[Request]:
-        """The same requests with their texts. A batch that lacks one is written whole."""
+    ) -> dict[str, Text]:
+        """Their texts by key, and those of others. A batch that lacks one is written whole."""
         texts = kept.read()
         missing = {r.key for r in requests} - texts.keys()
         batches = batches_of(company, policy.batch_size)
         lacking = [batch for batch in batches if not missing.isdisjoint(r.key for r in batch)]
         for batch in track(lacking, f"{policy.name} writes", transient=True, disable=self.quiet or not lacking):
             texts |= kept.keep(batch, policy.write(batch))
-        return [r._replace(response_ids=texts[r.key].ids) for r in requests]
+        return texts
 
-    def _about(self, request: Request, trace: Trace) -> Trace:
-        """What is known of a trace beside what the teacher says."""
+    def _about(self, request: Request, trace: Trace, text: Text | None) -> Trace:
+        """What is known of a trace beside what the teacher says. text: of the policy."""
         read = None if request.teacher_prompt_ids is None else np.array(request.teacher_prompt_ids, np.int32)
         author = "teacher" if request.response_ids is None else "dataset"
         return trace._replace(
@@ -77,6 +79,7 @@ class Tracing:
             teacher_prompt_ids=read,
             policy=author if self.policy is None else self.policy.name,
             verdict=self.grade(request.problem_id, trace.response_ids.tolist()),
+            log_q=None if text is None or text.log_q is None else np.array(text.log_q, np.float32),
         )
 
     def _check_again(self) -> None:

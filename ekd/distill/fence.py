@@ -23,6 +23,7 @@ FILES = (
     "answers.jsonl",
     "answers_before.jsonl",
     "answers_teacher.jsonl",
+    "rounds.jsonl",
     "failed.txt",
     "student",
     "report",

@@ -44,8 +44,9 @@ def lengths(trace: Trace, temperatures: int) -> str:
         return f"it has {n} response tokens but {sorted(rows)} rows; every response token needs exactly one row"
     if n and int(trace.counts.min()) < 1:
         return f"row {int(trace.counts.argmin())} has no entry; entry 0 must be the token that came next"
-    if trace.contrast is not None and len(trace.contrast) != n:
-        return f"it has {n} response tokens and a contrast of {len(trace.contrast)}"
+    for name, some in (("contrast", trace.contrast), ("log_q", trace.log_q)):
+        if some is not None and len(some) != n:
+            return f"it has {n} response tokens and a {name} of {len(some)}"
     if {len(trace.ids), len(trace.logprobs)} != {total}:
         return f"its rows count {total} entries, but there are {len(trace.ids)} ids, {len(trace.logprobs)} logprobs"
     if trace.log_norm.shape != (n, temperatures):
@@ -73,8 +74,9 @@ def ids(trace: Trace, vocab: int, read_vocab: int) -> str:
 
 
 def mass(trace: Trace) -> str:
-    contrast = trace.log_tail[:0] if trace.contrast is None else np.nan_to_num(trace.contrast)  # NaN: not known
-    for name, some in (("logprobs", trace.logprobs), ("log_tail", trace.log_tail), ("contrast", contrast)):
+    others = (("contrast", trace.contrast), ("log_q", trace.log_q))
+    known = [(name, np.nan_to_num(some)) for name, some in others if some is not None]  # NaN: not known
+    for name, some in (("logprobs", trace.logprobs), ("log_tail", trace.log_tail), *known):
         if len(some) and not float(some.max()) <= SLACK:  # also true of NaN
             return f"{name} hold {some.max()}; the logarithm of a probability is at most 0"
     if not np.isfinite(trace.entropy).all() or (len(trace.entropy) and float(trace.entropy.min()) < -SLACK):

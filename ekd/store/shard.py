@@ -45,7 +45,8 @@ FURTHER = [
     ("contrast", pa.large_binary()),  # empty: there is none
 ]
 WIDE = pa.schema([*SCHEMA, *FURTHER])
-NAT, UNKNOWN = 1024, (1 << 24) - 1  # of a contrast: steps of a nat, and what stands for NaN
+WIDEST = pa.schema([*WIDE, ("log_q", pa.large_binary())])  # of texts of a student; empty: there is none
+NAT, UNKNOWN = 1024, (1 << 24) - 1  # of a contrast and log_q: steps of a nat, and what stands for NaN
 Packed: TypeAlias = "bytes | pa.Buffer"
 
 
@@ -59,29 +60,33 @@ class Part(NamedTuple):
     policy: str = ""
     teacher_prompt_ids: np.ndarray | None = None
     contrast: Packed = b""
+    log_q: Packed = b""
 
     @property
-    def plain(self) -> bool:
-        return self[3:] == ("", "", None, b"")
+    def schema(self) -> pa.Schema:
+        """The narrowest that holds all of it."""
+        if self.log_q:
+            return WIDEST
+        return SCHEMA if self[3:] == ("", "", None, b"", b"") else WIDE
 
 
 def part(trace: Trace, layout: Layout) -> Part:
     """A trace packed, ready for any shard. Raises ValueError, naming the trace, when it is not sound."""
     lengths = [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
     about = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact), *lengths]
-    contrast = b"" if trace.contrast is None else pack_contrast(trace.contrast)
-    more = trace.verdict, trace.policy, trace.teacher_prompt_ids, contrast
+    contrast, log_q = (b"" if some is None else pack_nats(some) for some in (trace.contrast, trace.log_q))
+    more = trace.verdict, trace.policy, trace.teacher_prompt_ids, contrast, log_q
     return Part(about, trace.prompt_ids, encode(trace, layout), *more)
 
 
-def pack_contrast(log_p: np.ndarray) -> bytes:
+def pack_nats(log_p: np.ndarray) -> bytes:
     """(n,) ln p, at most 0, or NaN where it is not known -> steps of 1/1024 nat below 0."""
     out, steps = Writer(), np.rint(np.clip(-log_p.astype(np.float64), 0, 16_000) * NAT)
     out.integers(np.where(np.isnan(steps), UNKNOWN, steps).astype(np.int64), 3)
     return out.bytes()
 
 
-def unpack_contrast(packed: Packed, rows: int) -> np.ndarray | None:
+def unpack_nats(packed: Packed, rows: int) -> np.ndarray | None:
     if not len(packed):
         return None
     steps = Reader(packed).integers(rows, 3)
@@ -90,20 +95,21 @@ def unpack_contrast(packed: Packed, rows: int) -> np.ndarray | None:
 
 def assemble(parts: Sequence[Part], origin: dict[str, Any]) -> bytes:
     """The bytes of a shard. Its schema carries the origin too, so that a lost manifest can be rebuilt."""
-    begin, wide = shared([part.prompt_ids for part in parts]), not all(part.plain for part in parts)
+    begin, schema = shared([part.prompt_ids for part in parts]), max((part.schema for part in parts), key=len)
+    wide = schema is not SCHEMA
     others = [part.teacher_prompt_ids for part in parts if part.teacher_prompt_ids is not None]
     teacher_begin = shared(others) if others else begin[:0]
     table: list[list[Any]] = []
     for part in parts:
         prompt = Writer()
         prompt.integers(part.prompt_ids[len(begin) :], 4)
-        more = further(part, teacher_begin) if wide else []
+        more = further(part, teacher_begin)[: len(schema) - len(SCHEMA)]
         known = [repr(more).encode(), teacher_begin.tobytes()] if wide else []
         check = checksum(part.about, begin, prompt.bytes(), part.rows, *known)
         table.append([*part.about, check, prompt.bytes(), bytes(part.rows), *more])
     about = {"origin": origin, "prompts_begin": begin.tolist()}
     about |= {"teacher_prompts_begin": teacher_begin.tolist()} if wide else {}
-    return stream(table, {"ekd": json.dumps(about)}, WIDE if wide else SCHEMA)
+    return stream(table, {"ekd": json.dumps(about)}, schema)
 
 
 def further(part: Part, begin: np.ndarray) -> list[Any]:
@@ -113,7 +119,7 @@ def further(part: Part, begin: np.ndarray) -> list[Any]:
         prompt.number(len(part.teacher_prompt_ids))
         prompt.integers(part.teacher_prompt_ids[len(begin) :], 4)
     read = b"" if part.teacher_prompt_ids is None else prompt.bytes()
-    return [part.verdict, part.policy, read, bytes(part.contrast)]
+    return [part.verdict, part.policy, read, bytes(part.contrast), bytes(part.log_q)]
 
 
 def shared(prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -182,7 +188,7 @@ class Shard:
             raise ValueError(
                 f"shard {path.name} cannot be read ({str(error).splitlines()[0] if str(error) else 'empty'})"
             ) from None
-        known = self.batch.schema.equals(SCHEMA) or self.batch.schema.equals(WIDE)
+        known = any(self.batch.schema.equals(schema) for schema in (SCHEMA, WIDE, WIDEST))
         if not known or any(column.null_count for column in self.batch.columns):
             raise ValueError(f"shard {path.name} cannot be read (its columns are {self.batch.schema.names})")
         if not isinstance(self.origin, dict):
@@ -212,10 +218,10 @@ class Shard:
         key, problem_id, sample, finish, exact, _, response, entries = part.about
         try:
             fields: dict[str, Any] = dict(decode(part.rows, response, entries, layout))
-            contrast = unpack_contrast(part.contrast, response)
+            contrast, log_q = (unpack_nats(some, response) for some in (part.contrast, part.log_q))
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: trace {key} cannot be decoded ({error})") from None
-        fields |= {"verdict": part.verdict, "policy": part.policy, "contrast": contrast}
+        fields |= {"verdict": part.verdict, "policy": part.policy, "contrast": contrast, "log_q": log_q}
         fields["teacher_prompt_ids"] = part.teacher_prompt_ids
         return Trace(key, problem_id, sample, finish, part.prompt_ids, exact=exact, **fields)
 
@@ -241,12 +247,12 @@ class Shard:
             ids = after(self.begin, Reader(prompt.value.as_buffer()), about[5])
             if not more:
                 return Part(about, ids, rows.as_buffer())
-            verdict, policy, read, contrast = more
+            verdict, policy, read, *nats = more
             reader = Reader(read) if read else None
             teacher_ids = after(self.teacher_begin, reader, reader.number()) if reader else None
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: the prompt of {about[0]} cannot be decoded ({error})") from None
-        return Part(about, ids, rows.as_buffer(), verdict, policy, teacher_ids, contrast)
+        return Part(about, ids, rows.as_buffer(), verdict, policy, teacher_ids, *nats)
 
 
 def after(begin: np.ndarray, reader: Reader, length: int) -> np.ndarray:

@@ -36,6 +36,7 @@ COLUMNS = pa.schema(
         ("policy", pa.string()),  # who wrote the text; "" where it is not known
         ("teacher_prompt_ids", pa.list_(pa.int32())),  # null: the teacher read prompt_ids
         ("contrast", pa.list_(pa.float32())),  # null: there is none
+        ("log_q", pa.list_(pa.float32())),  # null: the writer was not asked for it
     ]
 )
 

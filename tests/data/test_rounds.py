@@ -109,7 +109,7 @@ def test_ten_steps_are_those_of_a_plain_loop_on_the_same_words(tmp_path, stalene
     for number in range(10):
         writer.load_state_dict(kept.weights[max(number - staleness, 0)])
         plain.load_state_dict(kept.weights[number])
-        prices = []
+        prices, gaps = [], []
         for trace in written[number]:
             prompt, response = trace.prompt_ids.tolist(), trace.response_ids.tolist()
             chance = [seed_of(trainer, trace.key)]
@@ -119,11 +119,16 @@ def test_ten_steps_are_those_of_a_plain_loop_on_the_same_words(tmp_path, stalene
             q = plain(ids).logits[0, rows].log_softmax(-1)
             with torch.no_grad():
                 p = dense(ids).logits[0, rows].log_softmax(-1)
+                wrote = writer(ids).logits[0, rows].log_softmax(-1)
             prices.append((q.exp() * (q - p)).sum(-1))
+            chosen = torch.tensor(response)[:, None]
+            torch.testing.assert_close(torch.tensor(trace.log_q), wrote.gather(-1, chosen)[:, 0], atol=1e-3, rtol=0)
+            gaps.append((wrote - p).gather(-1, chosen))
         loss = torch.cat(prices).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        assert log(tmp_path)[number]["kl"] == pytest.approx(float(torch.cat(gaps).mean()), abs=2e-3)
         assert abs(loss.item() - losses.seen[number]) < 1e-3 * (1 + losses.seen[number])
         for name, value in plain.state_dict().items():
             torch.testing.assert_close(kept.weights[number + 1][name], value, atol=2e-4, rtol=0)

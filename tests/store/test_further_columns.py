@@ -7,7 +7,7 @@ import pytest
 from conftest import traces
 
 from ekd.store.codec import Layout
-from ekd.store.shard import SCHEMA, WIDE, Shard, assemble, part
+from ekd.store.shard import SCHEMA, WIDE, WIDEST, Shard, assemble, part
 from ekd.store.store import Store
 from ekd.store.transfer import export
 
@@ -20,7 +20,8 @@ def told(trace, n: int):
     contrast = -np.arange(len(trace.response_ids), dtype=np.float32) / 8
     contrast[0] = np.nan
     read = np.concatenate([trace.prompt_ids[:3], np.arange(n, dtype=np.int32), trace.prompt_ids])
-    return trace._replace(verdict="correct", policy=f"student@{n}", teacher_prompt_ids=read, contrast=contrast)
+    known = {"teacher_prompt_ids": read, "contrast": contrast, "log_q": contrast / 2 if n else None}
+    return trace._replace(verdict="correct", policy=f"student@{n}", **known)
 
 
 def test_what_is_known_of_a_trace_comes_back_and_what_is_not_stays_unknown(tmp_path):
@@ -33,6 +34,9 @@ def test_what_is_known_of_a_trace_comes_back_and_what_is_not_stays_unknown(tmp_p
         assert (back.verdict, back.policy) == (trace.verdict, trace.policy)
         np.testing.assert_array_equal(back.teacher_prompt_ids, trace.teacher_prompt_ids)
         np.testing.assert_allclose(back.contrast, trace.contrast, atol=1 / 2048)
+        assert (back.log_q is None) == (trace.log_q is None)
+        if trace.log_q is not None:
+            np.testing.assert_allclose(back.log_q, trace.log_q, atol=1 / 2048)
         np.testing.assert_array_equal(back.prompt_ids, trace.prompt_ids)
     back = Store(store.path)[plain.key]
     assert (back.verdict, back.policy, back.teacher_prompt_ids, back.contrast) == ("", "", None, None)
@@ -43,16 +47,18 @@ def test_a_shard_without_any_of_it_is_the_one_that_was_always_written(tmp_path):
     some, file = [t._replace(policy="") for t in traces(3)], tmp_path / "a.arrows"
     file.write_bytes(assemble([part(t, LAYOUT) for t in some], ORIGIN))
     assert Shard(file).batch.schema.equals(SCHEMA) and Shard(file).verdicts() == [""] * 3
-    file.write_bytes(assemble([part(told(t, 1), LAYOUT) for t in some], ORIGIN))
+    file.write_bytes(assemble([part(told(t, 0), LAYOUT) for t in some], ORIGIN))
     assert Shard(file).batch.schema.equals(WIDE)
+    file.write_bytes(assemble([part(told(t, n), LAYOUT) for n, t in enumerate(some)], ORIGIN))
+    assert Shard(file).batch.schema.equals(WIDEST)
 
 
-@pytest.mark.parametrize("name", ["verdict", "policy", "teacher_prompt_ids", "contrast"])
+@pytest.mark.parametrize("name", ["verdict", "policy", "teacher_prompt_ids", "contrast", "log_q"])
 def test_a_changed_column_is_damage(tmp_path, name):
     """The checksum covers it: here one trace's columns with another's checksum."""
     trace = told(traces(1)[0], 2)
     other = {"verdict": "wrong", "policy": "student@3", "teacher_prompt_ids": trace.prompt_ids}
-    other["contrast"] = trace.contrast - 1
+    other["contrast"] = other["log_q"] = trace.contrast - 1
     file, swapped = tmp_path / "a.arrows", tmp_path / "b.arrows"
     file.write_bytes(assemble([part(trace, LAYOUT)], ORIGIN))
     swapped.write_bytes(assemble([part(trace._replace(**{name: other[name]}), LAYOUT)], ORIGIN))
@@ -68,6 +74,7 @@ def test_a_changed_column_is_damage(tmp_path, name):
     [
         ({"verdict": "fine"}, "its verdict is 'fine'"),
         ({"contrast": np.zeros(1, np.float32)}, "a contrast of 1"),
+        ({"log_q": np.zeros(1, np.float32)}, "a log_q of 1"),
         ({"contrast": "above"}, "contrast hold 1.0"),
         ({"teacher_prompt_ids": np.array([9999], np.int32)}, "teacher's prompt id 9999 is outside"),
     ],

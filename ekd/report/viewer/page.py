@@ -1,4 +1,4 @@
-"""The token viewer: a store's solutions as one page that needs no server, every token shaded by teacher entropy."""
+"""The token viewer: a store's solutions as one page that needs no server, every token shaded by what is known of it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write(
             f"seed that it had then (the store names {store.origin.get('dataset', 'none')}), or leave dataset= out"
         )
     head = {
-        "about": about(store, traces, subject, top),
+        "about": about(store, traces, subject, top) | {"shades": shades(traces, views)},
         "tokens": [list(column) for column in zip(*((i, *spelling.token(i)) for i in place), strict=True)],
         "traces": lines,
     }
@@ -132,8 +132,10 @@ def kept(trace: Trace, top: int) -> np.ndarray:
 def pack(trace: Trace, vocab: int, top: int, place: dict[int, int], view: View | None) -> bytes:
     """One trace as the page reads it: little-endian arrays one after the other, 4-byte ones first.
 
-    n rows, k kept entries; [ ] only where entropies are known between bounds, ( ) only with a student:
-    f4 (n,): entropy, logprob of the token, log_tail, mass named but not kept, [least, most], (entropy, kl, log_rest)
+    n rows, k kept entries; [ ] only where entropies are known between bounds, ( ) only with a student, { } each only
+    where the trace has it:
+    f4 (n,): entropy, logprob of the token, log_tail, mass named but not kept, [least, most], (entropy, kl, log_rest),
+    {contrast}, {log_q}
     u4 (n,): entries named, (first choice); u2: entries kept (n,), token (k,) low and high half, code (k,), (code (k,))
     u1 (n,): valid
     """
@@ -149,6 +151,7 @@ def pack(trace: Trace, vocab: int, top: int, place: dict[int, int], view: View |
         rows += [view.entropy, view.kl, view.log_rest]
         counts.append(np.array([place[i] for i in view.argmax.tolist()]))
         halves.append(code(view.log_q[keep]))
+    rows += [some for some in (trace.contrast, trace.log_q) if some is not None]
     parts = [a.astype("<f4") for a in rows] + [a.astype("<u4") for a in counts] + [a.astype("<u2") for a in halves]
     return b"".join(part.tobytes() for part in [*parts, trace.valid.astype("u1")])
 
@@ -171,9 +174,30 @@ def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> 
         "draws": store.layout.draws,
         "top": top,
         "vocab": store.layout.vocab,
-        # the darkest shade is for the most unsure hundredth; in whole halves of a nat, so that the legend is readable
-        "darkest": float(np.ceil(2 * np.percentile(known, 99)) / 2) or 0.5 if len(known) else 0.5,
+        "darkest": darkest(known),
     }
+
+
+def shades(traces: Sequence[Trace], views: Sequence[View] | None) -> list[tuple[str, str, float]]:
+    """What tokens may be shaded by: its name in the page, in words, and the darkest shade's nats."""
+    log_p = [t.logprobs[np.cumsum(t.counts) - t.counts] for t in traces]
+    pairs = list(zip(traces, log_p, strict=True))
+    gaps = [np.abs(p - t.contrast)[t.valid] for t, p in pairs if t.contrast is not None]
+    own = [np.abs(t.log_q - p)[t.valid] for t, p in pairs if t.log_q is not None]
+    found = [
+        ("entropy", "teacher entropy", [t.entropy[t.valid] for t in traces]),
+        ("sEntropy", "student entropy", [view.entropy for view in views or ()]),
+        ("kl", "KL(teacher, student)", [view.kl for view in views or ()]),
+        ("gap", "what the second prompt changes", gaps),
+        ("own", "writer against teacher", own),
+    ]
+    return [(name, words, darkest(np.concatenate(some))) for name, words, some in found if some]
+
+
+def darkest(nats: np.ndarray) -> float:
+    """The darkest shade is for the highest hundredth; in whole halves of a nat, so that the legend is readable."""
+    known = nats[np.isfinite(nats)]
+    return float(np.ceil(2 * np.percentile(known, 99)) / 2) or 0.5 if len(known) else 0.5
 
 
 def setting(origin: dict[str, Any], group: str, name: str) -> Any:
@@ -186,7 +210,9 @@ def line(trace: Trace, spelling: Spelling, instruction: str, grade: Grader | Non
     """What the list, the search and the filters need to know of a trace."""
     stretches, response = spelling.stretches(trace.prompt_ids.tolist()), spelling.text(trace.response_ids.tolist())
     known, prompt = trace.entropy[trace.valid], "".join(stretches)
-    graded = Graded("unknown") if grade is None else grade(trace, prompt, response)
+    stored = Graded(trace.verdict or "unknown")  # what was said when it was traced
+    graded = stored if grade is None else grade(trace, prompt, response)
+    read = trace.teacher_prompt_ids
     return {
         "id": trace.problem_id,
         "key": trace.key,
@@ -197,6 +223,10 @@ def line(trace: Trace, spelling: Spelling, instruction: str, grade: Grader | Non
         "mean": float(known.mean(dtype=np.float64)) if len(known) else None,
         "question": question(stretches, instruction),
         "prompt": prompt,
+        "read": "" if read is None else "".join(spelling.stretches(read.tolist())),
+        "policy": trace.policy,
+        "contrast": trace.contrast is not None,
+        "said": trace.log_q is not None,
         "response": response,
         **graded._asdict(),
     }

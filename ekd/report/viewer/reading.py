@@ -66,7 +66,9 @@ def make(
     name = str(store.origin.get("dataset", "")).lower()
     subject = Subject(
         name=store.path.resolve().name,
-        graded="" if dataset is not None else f"{UNGRADED}{name or 'NAME'}, with the dataset.path= it had.",
+        graded=""
+        if dataset is not None or any(trace.verdict for trace in traces)
+        else f"{UNGRADED}{name or 'NAME'}, with the dataset.path= it had.",
         student="" if run is None else str(Path(run)),
     )
     return write(
