@@ -13,6 +13,7 @@ from types import TracebackType
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ekd.data.policy import Sampling
@@ -59,10 +60,20 @@ class RoundPlan:
         return Path(self.store or Path(trainer.default_root_dir) / "rounds").expanduser()
 
 
+def check_writing(strategy: Strategy) -> None:
+    """Raises ValueError where ranks that write texts of their own would wait for each other without end."""
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(
+            "source=rounds with trainer.strategy=fsdp: each rank writes texts of its own length, and weights in shards "
+            "want all ranks at every token: set trainer.strategy=ddp, with student=lora where the memory is short"
+        )
+
+
 class RoundMaker:
     """Of one process. run: a digest of what decides the weights that write."""
 
     def __init__(self, rounds: RoundPlan, data: Serving, trainer: L.Trainer, run: str) -> None:
+        check_writing(trainer.strategy)
         self.rounds, self.data, self.trainer, self.run = rounds, data, trainer, run
         self.per_rank = rounds.steps_per_round * trainer.accumulate_grad_batches  # batches of a round
         asked = data.collector.requests("train", data.counts["train"], texts=False)

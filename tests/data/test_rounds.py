@@ -13,17 +13,20 @@ from conftest import collector, hf
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from test_data import data
 from test_student import student
 
 from ekd.data.mix import Mix, Stores
 from ekd.data.policy import Sampling
 from ekd.data.rollouts import share_out, turn
+from ekd.data.round_maker import check_writing
 from ekd.data.rounds import Rounds
 from ekd.loss.reverse_kl import ReverseKL
 from ekd.models.checkpoint import Checkpoints
 from ekd.models.generation import generate
 from ekd.models.load import end_ids, load_model, load_tokenizer
+from ekd.models.lora import Lora
 from ekd.models.repeats import cut_repeats
 from ekd.store.store import Store
 from ekd.types import Trace
@@ -36,8 +39,11 @@ def rounds(**changes) -> Rounds:
     return Rounds(**(values | {"store": None, "sampling": Sampling(**sampling)} | changes))
 
 
-def fit(folder: Path, source, *, steps: int = 4, ckpt=None, teacher=None, callbacks=(), every: int = 1, **changes):
+def fit(
+    folder: Path, source, *, steps: int = 4, ckpt=None, teacher=None, callbacks=(), every: int = 1, made=None, **changes
+):
     """A training in this process. -> the student and its trainer."""
+    torch.manual_seed(0)  # of adapters, which begin at random
     pupil = student(**({"loss": ReverseKL()} | changes))
     del pupil.log
     saving = ModelCheckpoint(folder / "checkpoints", filename="{step}", every_n_train_steps=every, save_top_k=-1)
@@ -46,7 +52,7 @@ def fit(folder: Path, source, *, steps: int = 4, ckpt=None, teacher=None, callba
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, callbacks=[saving, *callbacks],
     )  # fmt: skip
     trainer.strategy.checkpoint_io = Checkpoints({"a": "run"}, steps)
-    made = data(source=source, collector=collector(teacher=teacher or hf(mode="score")))
+    made = made or data(source=source, collector=collector(teacher=teacher or hf(mode="score")))
     trainer.fit(pupil, made, ckpt_path=ckpt, weights_only=True)
     return pupil, trainer
 
@@ -187,6 +193,32 @@ def test_a_run_that_goes_on_is_bit_for_bit_one_that_was_not_stopped(tmp_path, st
     assert str(lines[0]) == str(lines[1])  # as text: NaN is not NaN
 
 
+def test_adapters_write_as_they_are_and_go_on_as_if_nothing_had_been(tmp_path):
+    """LoRA: the texts are those of the model with its adapters, not of the one that they sit on."""
+    pytest.importorskip("peft")
+    lora = {
+        "lora": Lora(r=4, alpha=64, dropout=0.0, targets="all-linear"),
+        "optimizer": partial(torch.optim.Adam, lr=0.05),
+    }
+    kept, source = Snapshots(), rounds(temperature=0.0)
+    whole, _ = fit(tmp_path / "whole", source, callbacks=[kept], **lora)
+    model, bare = student(**lora).model, load_model("tiny").eval()
+    model.load_state_dict(kept.weights[3])
+    end, prompts = (
+        end_ids(bare, load_tokenizer("tiny")),
+        [t.prompt_ids.tolist() for t in by_round(tmp_path / "whole")[3]],
+    )
+    (wrote, without) = (
+        [text.ids for p in prompts for text in generate(m.eval(), [p], end=end, max_new_tokens=8)]
+        for m in (model, bare)
+    )
+    assert wrote == [t.response_ids.tolist() for t in by_round(tmp_path / "whole")[3]] != without
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "cut", source, callbacks=[Dies(3)], every=2, **lora)
+    cut, _ = fit(tmp_path / "cut", source, ckpt=tmp_path / "cut" / "checkpoints" / "step=2.ckpt", every=2, **lora)
+    assert same(whole, cut)
+
+
 def test_texts_of_weights_that_are_gone_are_asked_for_in_words(tmp_path):
     source = rounds(steps_per_round=2)
     fit(tmp_path, source, steps=4)
@@ -247,6 +279,12 @@ def test_too_few_texts_for_the_batches_of_a_round_are_named(tmp_path):
 def test_values_are_checked(changes, why):
     with pytest.raises(ValueError, match=why):
         rounds(**changes)
+
+
+def test_weights_in_shards_are_refused():
+    with pytest.raises(ValueError, match=r"source=rounds with trainer.strategy=fsdp: .* set trainer.strategy=ddp"):
+        check_writing(FSDPStrategy())
+    check_writing(DDPStrategy())
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 5))
