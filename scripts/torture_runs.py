@@ -1,10 +1,12 @@
 """Kill runs at random moments, flip bits in what they leave, fill their disk; nothing may be silently wrong or lost.
 
-    python scripts/torture_runs.py --kills 6 --flips 300
+    python scripts/torture_runs.py --kills 6 --rounds 0 --flips 300
 
-Tiny random models (experiment=tiny), seconds a run. Three counts are printed as a table for docs/reliability.md:
+Tiny random models (experiment=tiny), seconds a run. Four counts are printed as a table for docs/reliability.md:
 kills    SIGKILL in tracing, training, saving or after it, then the same command: the student has the bits of one that
          was never killed
+rounds   the same with source=rounds, killed while the student writes, the teacher reads or the student learns: the
+         same student, the same texts with the same rows, and the same rounds.jsonl but for its seconds
 flips    one bit of one file of a finished run: refused by name when it is read, or without effect; never another result
 disk     a file system fills up at a share of what a run needs (root; else a limit on the size of files): one sentence,
          exit code not 0, and the same command ends once there is room
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import random
 import resource
@@ -25,35 +28,45 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load_file
 
 from ekd.files import Damaged, read_json
 from ekd.models import checkpoint
 from ekd.models.load import load_model
+from ekd.store.store import Store
 
 WORDS = [
     *("experiment=tiny", "selector=topk", "signal=student_entropy", "trainer.max_steps=12", "benchmark.problems=0"),
     *("trainer.val_check_interval=4", "callback.checkpoint.every_n_train_steps=2", "+callback.progress.refresh_rate=0"),
 ]
 
+ROUNDS = [
+    *(*WORDS, "source=rounds", "loss=reverse_kl", "source.samples=2", "source.sampling.max_new_tokens=64"),
+    *("source.sampling.batch_size=2", "source.steps_per_round=2"),
+]
+
 # What is there from some moment on; a run is killed within a second of it.
 MOMENTS = ("home/traces/*/manifest.json", "run/run.json", "run/checkpoints/*.ckpt", "run/student", "run/metrics.json")
+WRITING = ("run/rounds/texts/*.jsonl", "run/rounds/manifest.json", "run/rounds.jsonl", "run/checkpoints/*.ckpt")
 
 
-def command(run: Path) -> list[str]:
-    return [sys.executable, "-m", "ekd.train", *WORDS, f"hydra.run.dir={run}"]
+def command(run: Path, words: Sequence[str] = WORDS) -> list[str]:
+    return [sys.executable, "-m", "ekd.train", *words, f"hydra.run.dir={run}"]
 
 
 def environment(home: Path) -> dict[str, str]:
     return os.environ | {"EKD_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
-def finish(run: Path, home: Path, limit: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+def finish(
+    run: Path, home: Path, limit: Callable[[], None] | None = None, words: Sequence[str] = WORDS
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(run), env=environment(home), capture_output=True, text=True, check=False, preexec_fn=limit
+        command(run, words), env=environment(home), capture_output=True, text=True, check=False, preexec_fn=limit
     )
 
 
@@ -65,15 +78,31 @@ def student(run: Path) -> str:
     return whole.hexdigest()
 
 
-def kills(place: Path, count: int, chance: random.Random, truth: str) -> Counter[str]:
+def rounds(run: Path) -> str:
+    """A digest of the weights, of every text with its rows, and of what is said of each round."""
+    store, whole = Store(run / "rounds"), hashlib.sha256(student(run).encode())
+    for key in sorted(store.keys()):
+        whole.update(
+            repr([part.tolist() for part in store[key] if isinstance(part, np.ndarray)]).encode() + key.encode()
+        )
+    for line in (run / "rounds.jsonl").read_text().splitlines():
+        said = {name: value for name, value in json.loads(line).items() if not name.startswith("seconds")}
+        whole.update(json.dumps(said).encode())
+    return whole.hexdigest()
+
+
+def kills(
+    place: Path, count: int, chance: random.Random, truth: str, words: Sequence[str] = WORDS,
+    moments: Sequence[str] = MOMENTS, digest: Callable[[Path], str] = student,
+) -> Counter[str]:  # fmt: skip
     """Each run is killed once or twice, and then ends in peace."""
     found: Counter[str] = Counter()
     for number in range(count):
         folder = place / f"killed-{number}"
         run, home = folder / "run", folder / "home"
-        for moment in sorted(chance.sample(MOMENTS, chance.randint(1, 2)), key=MOMENTS.index):
+        for moment in sorted(chance.sample(moments, chance.randint(1, 2)), key=moments.index):
             process = subprocess.Popen(
-                command(run), env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                command(run, words), env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
             while process.poll() is None and not any(folder.glob(moment)):
@@ -84,11 +113,24 @@ def kills(place: Path, count: int, chance: random.Random, truth: str) -> Counter
                 os.killpg(process.pid, signal.SIGKILL)
                 found["killed"] += 1
             process.wait()
-        done = finish(run, home)
-        same = done.returncode == 0 and student(run) == truth
+        done = finish(run, home, words=words)
+        same = done.returncode == 0 and digest(run) == truth
         found["the same bits" if same else "OTHER BITS"] += 1
         if not same:
             print(done.stdout[-2000:], done.stderr[-2000:])
+    return found
+
+
+def rounds_killed(place: Path, count: int, chance: random.Random) -> Counter[str]:
+    """Half of them with staleness=1, where the teacher reads while the student learns."""
+    found: Counter[str] = Counter()
+    for staleness, many in ((0, count - count // 2), (1, count // 2)):
+        here, words = place / f"rounds-{staleness}", [*ROUNDS, f"source.staleness={staleness}"]
+        if many:
+            done = finish(here / "whole", here / "home", words=words)
+            if done.returncode != 0:
+                raise SystemExit(done.stdout + done.stderr)
+            found += kills(here, many, chance, rounds(here / "whole"), words, WRITING, rounds)
     return found
 
 
@@ -164,6 +206,7 @@ def full(place: Path, shares: list[float], need: int, truth: str) -> Counter[str
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kills, flipped bits and full disks.")
     parser.add_argument("--kills", type=int, default=6, help="runs that are killed once or twice")
+    parser.add_argument("--rounds", type=int, default=0, help="runs by rounds that are killed once or twice")
     parser.add_argument("--flips", type=int, default=300, help="bits")
     parser.add_argument("--disks", type=float, nargs="*", default=[0.2, 0.5, 0.8], help="shares of what a run needs")
     parser.add_argument("--seed", type=int, default=0)
@@ -179,13 +222,17 @@ def main() -> int:
         need = sum(-(-file.stat().st_size // 4096) * 4 for file in place.rglob("*") if file.is_file())
         rows = {
             "kills": kills(place, options.kills, chance, truth),
+            "rounds": rounds_killed(place, options.rounds, chance),
             "flips": flips(place / "whole", options.flips, chance),
             "full disks": full(place, options.disks, need, truth),
         }
     for name, counts in rows.items():
         print(f"| {name} | {', '.join(f'{n} {what}' for what, n in sorted(counts.items()))} |")
     wrong = [what for counts in rows.values() for what in counts if what.isupper() or what == "refused, not named"]
-    idle = (options.kills and not rows["kills"]["killed"]) or (options.disks and not rows["full disks"]["one sentence"])
+    idle = any(
+        asked and not rows[name]["killed"] for name, asked in (("kills", options.kills), ("rounds", options.rounds))
+    )
+    idle = idle or (options.disks and not rows["full disks"]["one sentence"])
     if idle:
         print("no kill hit, or no disk was full: nothing is shown")
     return 1 if wrong or idle else 0

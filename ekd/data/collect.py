@@ -280,8 +280,7 @@ class Collector:
             waiting.flush()
         if bridge is not None and not quiet:
             log.info("%s split: %s", split, bridge.told(before))
-        if not failures:  # else the same texts are to be read again
-            kept.forget()
+        kept.forget(store.keys())  # not those that the teacher failed on: they are to be read again
         return failures, grades
 
     def _grader(self, split: str) -> Callable[[str, Sequence[int]], str]:

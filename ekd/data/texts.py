@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import re
+import socket
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ekd.outside import check_plain
@@ -18,38 +20,67 @@ class KeptTexts:
 
     def __init__(self, store: Path) -> None:
         self.folder = store / FOLDER
+        self.host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())  # processes of two hosts may have one number
+        self.own = self.folder / f"{self.host}-{os.getpid()}.jsonl"
 
     def read(self) -> dict[str, Text]:
         """Key -> text, of every process that wrote here."""
         known: dict[str, Text] = {}
         for file in sorted(self.folder.glob("*.jsonl")):
-            check_plain(file)
-            content = file.read_bytes()
-            for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-                try:
-                    key, ids, finish, *more = json.loads(line)
-                except (ValueError, TypeError) as error:
-                    raise ValueError(
-                        f"{file}, line {number} is no text that was written here; remove the line (its text is then "
-                        "written again), or the file"
-                    ) from error
-                known.setdefault(key, Text(ids, finish, *more))
+            known = texts_of(file) | known
         return known
 
     def keep(self, requests: Sequence[Request], texts: Sequence[Text]) -> dict[str, Text]:
         """Passes a batch of texts on, by key; on disk before."""
         written = {request.key: text for request, text in zip(requests, texts, strict=True)}
         self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"{os.getpid()}.jsonl"
-        known = path.read_bytes() if path.exists() else b""
+        known = self.own.read_bytes() if self.own.exists() else b""
         if not known.endswith(b"\n") and known:  # of a killed process that had our number
-            os.truncate(path, known.rfind(b"\n") + 1)
-        with path.open("a") as file:
-            file.writelines(json.dumps([key, *text[:3]]) + "\n" for key, text in written.items())
+            os.truncate(self.own, known.rfind(b"\n") + 1)
+        with self.own.open("a") as file:
+            file.writelines(json.dumps([key, *text[:3], text.log_q]) + "\n" for key, text in written.items())
             file.flush()
             os.fsync(file.fileno())
         return written
 
-    def forget(self) -> None:
-        """What this process kept, once its traces are stored."""
-        (self.folder / f"{os.getpid()}.jsonl").unlink(missing_ok=True)
+    def forget(self, stored: Collection[str]) -> None:
+        """Files all of whose texts are stored as traces: this process's, and those that dead ones left on this host.
+
+        One that lives might be adding to its own.
+        """
+        left = [file for file in self.folder.glob("*.jsonl") if file == self.own or self._abandoned(file)]
+        for file in left:
+            if all(key in stored for key in texts_of(file)):
+                file.unlink(missing_ok=True)
+
+    def _abandoned(self, file: Path) -> bool:
+        host, _, number = file.stem.rpartition("-")
+        if host not in ("", self.host) or not number.isdecimal():
+            return False
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, OverflowError):
+            return False
+        return False
+
+
+def texts_of(file: Path) -> dict[str, Text]:
+    """Raises ValueError for a whole line that nobody wrote here. A file that is gone by now holds none."""
+    check_plain(file)
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return {}
+    known: dict[str, Text] = {}
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            key, ids, finish, seconds, *more = json.loads(line)
+            known.setdefault(key, Text(ids, finish, seconds, log_q=more[0] if more else None))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{file}, line {number} is no text that was written here; remove the line (its text is then written "
+                "again), or the file"
+            ) from error
+    return known
