@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ekd.outside import check_plain
+from ekd.report.cell import Cell
 from ekd.report.page import Drawing, Folder
 from ekd.report.plain import Table, Value
 
@@ -64,13 +65,20 @@ def rounds(run: Path) -> list[dict[str, float]]:
     return found
 
 
-def view(run: Path, folder: Folder) -> tuple[Table, Drawing | None] | None:
+def view(cell: Cell, folder: Folder) -> tuple[Table, Drawing | None] | None:
     """The table and the figure; None for a run without rounds."""
-    known = rounds(run)
-    return (table(known), drawing(known, folder)) if known else None
+    known = rounds(cell.folder)
+    return (table(known, learning(cell.figures["train"])), drawing(known, folder)) if known else None
 
 
-def table(known: Rounds) -> Table:
+def learning(train: Mapping[str, float]) -> float:
+    """Seconds of the steps alone: forward, backward, optimizer."""
+    offered = train["supervised_tokens"] / max(train["selected"], 1e-9)
+    return offered / max(train["tokens_per_second"], 1e-9)
+
+
+def table(known: Rounds, steps: float) -> Table:
+    """steps: seconds that learning took."""
     step = max(1, math.ceil((len(known) - 1) / (SHOWN - 1)))
     some = [*known[:-1:step], known[-1]]
     rows = [
@@ -80,8 +88,9 @@ def table(known: Rounds) -> Table:
         ]
         for one in some
     ]
-    spent = [sum(one.get(f"seconds_{name}", 0) for one in known) for name in ("writing", "reading")]
-    notes = [NOTES, f"In all, writing took {spent[0]:,.1f} s and reading {spent[1]:,.1f} s."]
+    spent = [*(sum(one.get(f"seconds_{name}", 0) for one in known) for name in ("writing", "reading")), steps]
+    said = [f"{s:,.1f} s ({s / max(sum(spent), 1e-9):.0%})" for s in spent]
+    notes = [NOTES, f"In all, writing took {said[0]}, the teacher's reading {said[1]} and learning {said[2]}."]
     notes += [f"{len(some)} of {len(known)} rounds; RUN/rounds.jsonl has all."] if len(some) < len(known) else []
     return Table("rounds", "By round, before it is learned from", ["round", *(c[0] for c in COLUMNS)], rows, notes)
 
