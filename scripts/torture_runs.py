@@ -30,6 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -91,21 +92,33 @@ def rounds(run: Path) -> str:
     return whole.hexdigest()
 
 
-def kills(
-    place: Path, count: int, chance: random.Random, truth: str, words: Sequence[str] = WORDS,
-    moments: Sequence[str] = MOMENTS, digest: Callable[[Path], str] = student,
-) -> Counter[str]:  # fmt: skip
-    """Each run is killed once or twice, and then ends in peace."""
+class Kind(NamedTuple):
+    """Of run: what it is asked for, when it is killed, and what is compared at its end."""
+
+    words: Sequence[str]
+    moments: Sequence[str]
+    digest: Callable[[Path], str]
+    often: tuple[int, int]  # kills of one run, least and most
+    again: bool  # whether a moment comes again in a process that goes on
+
+
+PLAIN = Kind(WORDS, MOMENTS, student, (1, 2), again=False)
+BY_ROUNDS = Kind(ROUNDS, WRITING, rounds, (2, 4), again=True)
+
+
+def kills(place: Path, count: int, chance: random.Random, truth: str, kind: Kind = PLAIN) -> Counter[str]:
+    """Each run is killed a few times, and then ends in peace."""
     found: Counter[str] = Counter()
     for number in range(count):
         folder = place / f"killed-{number}"
         run, home = folder / "run", folder / "home"
-        for moment in sorted(chance.sample(moments, chance.randint(1, 2)), key=moments.index):
+        for moment in sorted(chance.sample(kind.moments, chance.randint(*kind.often)), key=kind.moments.index):
+            since = time.time() if kind.again else 0.0
             process = subprocess.Popen(
-                command(run, words), env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                command(run, kind.words), env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
-            while process.poll() is None and not any(folder.glob(moment)):
+            while process.poll() is None and not come(folder, moment, since):
                 time.sleep(0.01)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(chance.uniform(0, 1))
@@ -113,24 +126,34 @@ def kills(
                 os.killpg(process.pid, signal.SIGKILL)
                 found["killed"] += 1
             process.wait()
-        done = finish(run, home, words=words)
-        same = done.returncode == 0 and digest(run) == truth
+        done = finish(run, home, words=kind.words)
+        same = done.returncode == 0 and kind.digest(run) == truth
         found["the same bits" if same else "OTHER BITS"] += 1
         if not same:
             print(done.stdout[-2000:], done.stderr[-2000:])
     return found
 
 
+def come(folder: Path, moment: str, since: float) -> bool:
+    """Whether there is such a file, written since then. One may be gone again by now."""
+    for file in folder.glob(moment):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime >= since:
+                return True
+    return False
+
+
 def rounds_killed(place: Path, count: int, chance: random.Random) -> Counter[str]:
     """Half of them with staleness=1, where the teacher reads while the student learns."""
     found: Counter[str] = Counter()
     for staleness, many in ((0, count - count // 2), (1, count // 2)):
-        here, words = place / f"rounds-{staleness}", [*ROUNDS, f"source.staleness={staleness}"]
+        here = place / f"rounds-{staleness}"
+        kind = BY_ROUNDS._replace(words=[*ROUNDS, f"source.staleness={staleness}"])
         if many:
-            done = finish(here / "whole", here / "home", words=words)
+            done = finish(here / "whole", here / "home", words=kind.words)
             if done.returncode != 0:
                 raise SystemExit(done.stdout + done.stderr)
-            found += kills(here, many, chance, rounds(here / "whole"), words, WRITING, rounds)
+            found += kills(here, many, chance, rounds(here / "whole"), kind)
     return found
 
 
@@ -206,7 +229,7 @@ def full(place: Path, shares: list[float], need: int, truth: str) -> Counter[str
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kills, flipped bits and full disks.")
     parser.add_argument("--kills", type=int, default=6, help="runs that are killed once or twice")
-    parser.add_argument("--rounds", type=int, default=0, help="runs by rounds that are killed once or twice")
+    parser.add_argument("--rounds", type=int, default=0, help="runs by rounds that are killed two to four times")
     parser.add_argument("--flips", type=int, default=300, help="bits")
     parser.add_argument("--disks", type=float, nargs="*", default=[0.2, 0.5, 0.8], help="shares of what a run needs")
     parser.add_argument("--seed", type=int, default=0)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ekd.data.family import Family, family_of
 from ekd.data.texts import KeptTexts
-from ekd.data.tracing import Grades, Tracing, packed, progress, scoring
+from ekd.data.tracing import Grades, Tracing, packed, progress, scoring, whole_batches
 from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
 from ekd.models.source import home
@@ -244,9 +244,10 @@ class Collector:
         self._tracing("train", quiet=True).write(self.policy, self.untraced(requests), requests, kept)
 
     def read(self, requests: list[Request]) -> list[Failure]:
-        """Traces of texts that were written before; those that are there are left out."""
-        store, missing = self.open(), self.untraced(requests)
-        return self._trace(store, missing, requests, "train", quiet=True)[0] if missing else []
+        """Traces of texts that were written before. Of those that are there, only the company of others is read."""
+        store, missing = self.open(), {r.key for r in self.untraced(requests)}
+        asked = whole_batches(requests, missing, KeptTexts(store.path).read(), self.teacher)
+        return self._trace(store, asked, requests, "train", quiet=True)[0] if asked else []
 
     def _tracing(self, split: str, *, quiet: bool) -> Tracing:
         return Tracing(teacher=self.family.teacher, policy=self.policy, grade=self._grader(split), quiet=quiet)

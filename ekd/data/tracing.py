@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from rich.progress import (
@@ -24,7 +24,14 @@ from ekd.store.codec import Layout
 from ekd.store.shard import Part, part
 from ekd.types import Failure, Opens, Policy, Request, Teacher, Text, Trace
 
-AGAIN = 64  # traces that are read a second time together
+AGAIN = 64  # traces that are read a second time together, by a teacher that has no batches
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A teacher that reads several texts at once: its sums are rounded by the company that a text keeps."""
+
+    batch_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +109,21 @@ def scoring(teacher: Teacher, why: str) -> Teacher:
     return replace(teacher, mode="score")  # says itself, in a sentence, where it cannot
 
 
+def whole_batches(
+    requests: Sequence[Request], missing: Collection[str], texts: Mapping[str, Text], teacher: Teacher
+) -> list[Request]:
+    """Those that are missing, with all that are read beside them when nothing is there: a kill changes no company.
+
+    texts: of the requests, by key. Longest first, as the teacher reads them.
+    """
+    if not isinstance(teacher, Batched):
+        return [r for r in requests if r.key in missing]
+    known = [r for r in requests if r.key in texts]
+    ordered = sorted(known, key=lambda r: -len(r.read_ids) - len(texts[r.key].ids))
+    batches = [ordered[at : at + teacher.batch_size] for at in range(0, len(ordered), teacher.batch_size)]
+    return [r for batch in batches if any(r.key in missing for r in batch) for r in batch]
+
+
 def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
     """What is written together: of like length, and the same whatever is there already."""
     ordered = sorted(requests, key=lambda r: -len(r.prompt_ids))
@@ -112,8 +134,8 @@ def contrasted(
     made: Iterable[Trace | Failure], known: dict[str, Request], teacher: Teacher
 ) -> Iterator[Trace | Failure]:
     """The same, each trace with ln p of its tokens under the request's second prompt."""
-    results = iter(made)
-    while group := list(islice(results, AGAIN)):
+    results, size = iter(made), teacher.batch_size if isinstance(teacher, Batched) else AGAIN
+    while group := list(islice(results, size)):
         traces = {trace.key: trace for trace in group if isinstance(trace, Trace)}
         yield from (result for result in group if isinstance(result, Failure))
         second = [

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from conftest import collector, hf
@@ -29,6 +30,8 @@ from ekd.models.load import end_ids, load_model, load_tokenizer
 from ekd.models.lora import Lora
 from ekd.models.repeats import cut_repeats
 from ekd.store.store import Store
+from ekd.store.unsaved import Unsaved
+from ekd.teacher.hf import HF
 from ekd.types import Trace
 
 
@@ -309,3 +312,38 @@ def test_a_text_in_circles_is_cut_before_it_turns():
     assert cut_repeats([7, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3]) == [7, 1, 2, 3]
     assert cut_repeats([5, 5, 5, 5, 5, 5, 5, 5, 5]) == [5]
     assert cut_repeats(list(range(40))) == list(range(40))
+
+
+def test_a_teacher_that_was_killed_in_a_batch_reads_it_whole_again(tmp_path, monkeypatch):
+    """Else the texts that are left would be read in other company, and rounded otherwise in the last bit."""
+    source, teacher, read = rounds(problems_per_round=5, batch_size=2), hf(mode="score", batch_size=3), []
+    plain = HF._score
+
+    def watched(self, model, end, batch):
+        read.append([r.key for r in batch])
+        return plain(self, model, end, batch)
+
+    monkeypatch.setattr(HF, "_score", watched)
+    fit(tmp_path / "whole", source, steps=1, teacher=teacher)
+    whole, add = [batch for batch in read if len(batch) > 1][-2:], Unsaved.add
+    stored, left = [], 4
+
+    def dying(self, packed):
+        if len(stored) == left:
+            raise KeyboardInterrupt
+        stored.append(packed.about[0])
+        add(self, packed)
+
+    fit(tmp_path / "cut", source, steps=0, teacher=teacher)  # what is validated is traced before
+    monkeypatch.setattr(Unsaved, "add", dying)
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "cut", source, steps=1, teacher=teacher)
+    monkeypatch.setattr(Unsaved, "add", add)
+    assert set(stored) == {*whole[0], whole[1][0]}
+    read.clear()
+    fit(tmp_path / "cut", source, steps=1, teacher=teacher)
+    assert read == [whole[1]]
+    one, two = (Store(tmp_path / name / "rounds") for name in ("whole", "cut"))
+    assert one.keys() == two.keys() and all(
+        np.array_equal(one[key].logprobs, two[key].logprobs) for key in sorted(one.keys())
+    )
