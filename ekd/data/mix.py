@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ekd.data.rounds import RoundBatches, Rounds
 from ekd.data.source import Serving
+from ekd.data.teachers import Mean
 from ekd.data.traces import Traces
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
@@ -61,11 +63,13 @@ class Mix:
 @dataclass(frozen=True, kw_only=True)
 class Stores:
     """Any stores as they are, all of their traces: rounds of an earlier run, several teachers. weights: how often each
-    is drawn from, as a share of the batches; None: as often as the others.
+    is drawn from, as a share of the batches; None: as often as the others. mean: a text that all stores hold counts
+    once, with the mean of what its teachers say, and the other texts not at all.
     """
 
     paths: Sequence[str]
     weights: Sequence[float] | None
+    mean: bool = False
 
     def __post_init__(self) -> None:
         if not self.paths:
@@ -73,6 +77,11 @@ class Stores:
         if self.weights is not None and (len(self.weights) != len(self.paths) or min(self.weights) <= 0):
             raise ValueError(
                 f"source.weights are {len(self.paths)} numbers above 0, one for each store, not {list(self.weights)}"
+            )
+        if self.mean and (self.weights is not None or len(self.paths) < 2):
+            raise ValueError(
+                "source.mean=true takes the mean of two stores or more, each text once: give their source.paths, and "
+                "source.weights=null"
             )
 
     @property
@@ -82,6 +91,10 @@ class Stores:
     def check(self, data: Serving) -> None:
         """Before any work. Raises ValueError for stores that cannot be read together."""
         stores = self.open()
+        if self.mean and data.temperature != 1:
+            raise ValueError(
+                f"source.mean=true is known at temperature 1 alone: set student.temperature=1, not {data.temperature}"
+            )
         for store in stores:
             check_tokenizer(store.origin, data.collector.student_tokenizer)
             if not store.keys():
@@ -98,6 +111,11 @@ class Stores:
 
     def loader(self, data: Serving) -> DataLoader[Trace]:
         stores = self.open()
+        if self.mean:
+            together = Mean(stores)
+            rank_zero_info(f"source.mean: {len(together.keys())} texts that all {len(stores)} stores hold")
+            traces = Traces(together, together.keys())
+            return data.as_loader(traces, data.batches(traces, data.done), stores[0])
         streams = [cached(data, Traces(store, sorted(store.keys()))) for store in stores]
         weights = np.array(self.weights or [1.0] * len(stores))
         return data.as_loader(Several(stores), Blend(streams, (weights / weights.sum()).tolist(), data), stores[0])

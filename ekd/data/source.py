@@ -26,6 +26,7 @@ class Serving(Protocol):
     samples: Any
     max_tokens: int
     packing: bool
+    temperature: float
     seed: int
     workers: int
     done: int  # micro-batches of this rank that were trained on before a resume

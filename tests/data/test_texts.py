@@ -20,7 +20,7 @@ def request(key: str) -> Request:
 def test_files_whose_texts_are_all_stored_go_unless_somebody_may_add_to_them(tmp_path):
     kept, gone = KeptTexts(tmp_path), subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    kept.keep([request("a")], [Text([1, 2], "stop", 0.5, [-1.0, -0.5])])
+    kept.keep([request("a")], [Text([1, 2], "stop", 0.5, log_q=[-1.0, -0.5])])
     files = {
         f"{gone.pid}.jsonl": ["a"],  # as they were named before
         f"{kept.host}-{gone.pid}.jsonl": ["a", "b"],
@@ -38,7 +38,7 @@ def test_files_whose_texts_are_all_stored_go_unless_somebody_may_add_to_them(tmp
 
 
 def test_what_was_kept_comes_back_but_for_half_a_line(tmp_path):
-    kept, text = KeptTexts(tmp_path), Text([3, 4], "length", 0.25, [-2.0, -0.125])
+    kept, text = KeptTexts(tmp_path), Text([3, 4], "length", 0.25, log_q=[-2.0, -0.125])
     kept.keep([request("a"), request("b")], [text, text])
     with kept.own.open("a") as file:
         file.write('["c", [1')
