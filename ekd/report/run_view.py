@@ -8,7 +8,7 @@ from typing import Any
 
 from ekd.distill.provenance import command, start_of
 from ekd.eval.metrics import accuracy
-from ekd.report import answers_view
+from ekd.report import answers_view, rounds_view
 from ekd.report import figures as draw
 from ekd.report.cell import Cell
 from ekd.report.page import Drawing, Folder, settings, versions
@@ -50,6 +50,7 @@ def view(cell: Cell, folder: Folder) -> dict[str, Any]:
         "learning": learning(cell, folder),
         "deciles": deciles(cell, folder),
         "choice": choice(cell),
+        "rounds": rounds_view.view(cell, folder),
         "traces": traces(cell, folder),
         "answers": answers_view.view(run),
         "command": command(cell.made),
