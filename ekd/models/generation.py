@@ -62,7 +62,8 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor
 
 def common(texts: Sequence[Sequence[int]]) -> int:
     """How many ids all texts begin with: a system message, worked examples."""
-    first, last = min(texts), max(texts)  # the two that differ earliest
+    lists = [list(text) for text in texts]
+    first, last = min(lists), max(lists)  # the two that differ earliest
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
