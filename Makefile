@@ -9,7 +9,7 @@ help: ## this page
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/ready ## install, then trace, select, distil and evaluate on this machine (no GPU, no account, no hub)
-	$(BIN)/python -m ekd.train experiment=demo selector=bucket selector.lower=70
+	$(BIN)/python -m ekd.train experiment=demo
 
 test: $(VENV)/ready ## install, then every test
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -1,4 +1,4 @@
-"""What a whole training step of the demo's student costs beyond the arithmetic that no method can avoid.
+"""What a whole training step of a cut student costs beyond the arithmetic that no method can avoid.
 
     flock FILE python scripts/bench_step.py            the table, written to docs/bench_step.md
     python scripts/bench_step.py --rounds 3 --only topk    printed only
@@ -7,7 +7,7 @@ Floor: the decoder forward and backward on the same batch, and the three bare pr
 for the chosen rows. Step: everything Lightning does between the start and the end of a batch: training_step, backward,
 the reduction, logging. The optimizer and gradient clipping are part of neither side. Each variant has a process of its
 own, in which a floor and a step on the same batch follow each other; the table gives the median of their ratios.
-Real traces: the demo's (SmolLM2 over worked solutions), which are collected first if they are not there.
+Real traces: of experiment=tiny_student (SmolLM2 over worked solutions), which are collected first if they are not there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def compose(words: list[str]) -> Any:
     from ekd.cli.door import CONF
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", ["experiment=demo", *words])
+        return hydra.compose("train", ["experiment=tiny_student", *words])
 
 
 def peak_mb() -> float:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from ekd.cli.command import check, check_whole, settle
 from ekd.cli.conf import CONF, PACKAGE
 from ekd.cli.embedded import job
+from ekd.cli.helping import choices, page
 from ekd.cli.label import run_name, sweep_name, tags
 from ekd.cli.words import elsewhere
 from ekd.mistakes import sentence
@@ -43,6 +44,8 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
     value: of a finished run's folder, what a searching sweeper (Optuna) makes small.
     """
     register()
+    if {"--help", "-h"} & set(sys.argv[1:]) and not elsewhere(sys.argv[1:]):
+        _help(name, sys.argv[1:])
     sys.argv += job(name, sys.argv[1:])
     try:
         for note in check(name, sys.argv[1:]):
@@ -112,6 +115,15 @@ def register() -> None:
     }
     for name, function in known.items():
         OmegaConf.register_new_resolver(f"ekd.{name}", function, replace=True)
+
+
+def _help(name: str, words: list[str]) -> NoReturn:
+    """Ours in place of Hydra's, which names neither what a setting means nor which others there are."""
+    try:
+        print(page(name, choices(name, words)))
+    except ValueError as mistake:
+        _stop(str(mistake))
+    sys.exit(0)
 
 
 def offline() -> bool:

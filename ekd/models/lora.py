@@ -31,7 +31,7 @@ class Lora:
                 f"{self.r}, {self.alpha} and {self.dropout}"
             )
         if importlib.util.find_spec("peft") is None:
-            raise ValueError("student.lora needs the package peft: `pip install 'ekd[peft]'`, or set student.lora=null")
+            raise ValueError("student.lora needs the package peft: `pip install peft`, or set student.lora=null")
 
     def attach(self, model: PreTrainedModel) -> None:
         """Adapters into the model, in place; everything else is frozen."""
