@@ -21,7 +21,12 @@ FIGURES = {"exams": "benchmark"}
 ADDED = {("data", "collector"): {"text_tokens": 1000}}  # what a constructor asks for since, as conf/ has it
 CLASSES = {
     "ekd.collect.Collector": "ekd.data.collect.Collector",
+    "ekd.data.TraceData": "ekd.data.cached.TraceData",
+    "ekd.exam.Exam": "ekd.eval.benchmark.Benchmark",
+    "ekd.interrupt.Interrupt": "ekd.distill.interrupt.Interrupt",
     "ekd.prompt.Prompt": "ekd.models.prompt.Prompt",
+    "ekd.student.Student": "ekd.distill.make_student.make_student",
+    "ekd.distill.student.Student": "ekd.distill.make_student.make_student",
 }
 
 
@@ -29,6 +34,11 @@ def current_key(key: str) -> str:
     """exam.problems -> benchmark.problems; a key that kept its name as it is."""
     parts = key.split(".")
     return ".".join(KEYS.get(".".join(parts[: n + 1]), part) for n, part in enumerate(parts))
+
+
+def current_value(key: str, value: Any) -> Any:
+    """What a `_target_` of before is now; any other value as it is."""
+    return CLASSES.get(value, value) if key.endswith("_target_") and isinstance(value, str) else value
 
 
 def current_word(word: str) -> str:
@@ -62,5 +72,6 @@ def _moved(node: Mapping[str, Any], names: Mapping[str, str], above: str = "") -
     found = {}
     for key, value in node.items():
         path = f"{above}{key}"
-        found[names.get(path, key)] = _moved(value, names, f"{path}.") if isinstance(value, Mapping) else value
+        inner = _moved(value, names, f"{path}.") if isinstance(value, Mapping) else current_value(key, value)
+        found[names.get(path, key)] = inner
     return found

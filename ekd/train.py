@@ -3,7 +3,6 @@ came out."""
 
 from __future__ import annotations
 
-import resource
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     from ekd.data.cached import TraceData
+    from ekd.distill.run_folder import Standing
     from ekd.distill.student import Student
     from ekd.eval.benchmark import Benchmark
 
@@ -31,6 +31,7 @@ def main(config: DictConfig) -> int:
     from torch import get_num_threads
 
     from ekd.distill.compatibility import check_compatibility
+    from ekd.distill.memory_plan import peak_memory
     from ekd.distill.run_folder import hold
     from ekd.distill.strategy import check_strategy
     from ekd.models.checkpoint import Checkpoints, deciding
@@ -42,7 +43,7 @@ def main(config: DictConfig) -> int:
     data, student, benchmark = build(config.data), build(config.student), build(config.benchmark)
     benchmark.questions()  # what cannot be asked is said before anything is traced
     check_compatibility(data, student)
-    student.check_budget(config.trainer.max_steps)
+    student.pace.check_budget(config.trainer.max_steps)
     memory = plan_memory(config, data, student) if config.plan else {}
     if config.plan is True:
         return 0
@@ -71,8 +72,9 @@ def go(
 ) -> int:
     """The run itself, in a folder that is this process's alone."""
     from ekd.distill.interrupt import Trained
-    from ekd.distill.run_folder import make_room, standing
-    from ekd.files import make_folder, write_json
+    from ekd.distill.memory_plan import peak_memory
+    from ekd.distill.run_folder import standing
+    from ekd.files import make_folder
 
     data, student, benchmark = parts
     now = standing(run, made)
@@ -80,12 +82,7 @@ def go(
         print(f"finished before, with the same config and code: {run / 'metrics.json'}")
         mend(run)
         return 0
-    if trainer.is_global_zero:
-        make_room(run, now, config.ckpt)
-        write_json(run / "run.json", made)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(made)
-
+    begin(config, run, made, now, trainer)
     peak = learn(trainer, student, data, config.ckpt or now.ckpt, measure=bool(memory))
     if callbacks["interrupt"].path:
         if trainer.is_global_zero:
@@ -112,6 +109,18 @@ def go(
     rounds = [] if written is None else [f"rounds      {written}"]
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *rounds, *logged, sep="\n")
     return 0
+
+
+def begin(config: DictConfig, run: Path, made: dict[str, Any], now: Standing, trainer: L.Trainer) -> None:
+    """Says what is begun: in the folder, after what it held is out of the way, and to the loggers."""
+    from ekd.distill.run_folder import make_room
+    from ekd.files import write_json
+
+    if trainer.is_global_zero:
+        make_room(run, now, config.ckpt)
+        write_json(run / "run.json", made)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(made)
 
 
 def check_start(config: DictConfig) -> None:
@@ -207,20 +216,6 @@ def trained(student: Student) -> dict[str, float]:
     }
 
 
-def peak_memory(*, reset: bool = False) -> float:
-    """GB (2**30 bytes) since the reset: of the GPU's allocator or, on Linux, of this process; elsewhere since it began.
-
-    A process that ran another cell of a sweep before starts from what that one left.
-    """
-    import torch
-
-    from ekd.distill.memory_plan import resident
-
-    if torch.cuda.is_available() or Path("/proc/self/clear_refs").exists():
-        return resident(reset)[1] / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def val_kl(run: Path) -> float:
     """What Optuna makes small."""
     from ekd.files import read_json
@@ -236,12 +231,12 @@ def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[s
 
     if config.plan not in (True, "measure"):
         raise ValueError(f"plan is false, true (say it and stop) or measure (say it and train), not {config.plan!r}")
-    precision, packing, checkpointing = str(config.trainer.precision), data.packing, student.gradient_checkpointing
+    precision, packing, build_as_given = str(config.trainer.precision), data.packing, student.build
     most = largest(student, config.plan_gb, precision, packing=packing)
     now = plan(student, data.max_tokens, precision, packing=packing)
-    student.gradient_checkpointing = True
+    student.build = replace(student.build, gradient_checkpointing=True)
     least = largest(student, config.plan_gb, precision, packing=packing)
-    student.gradient_checkpointing = checkpointing
+    student.build = build_as_given
     show(table(now, most, config.plan_gb, least))
     return {"planned": now.peak / 1e9}
 

@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -54,7 +55,7 @@ def floor(student: Any, batch: Any, chosen: int) -> None:
 
     from ekd.models.head import head_of
 
-    model, budget = student.model, student.pricing["budget_mb"]
+    model, budget = student.model, student.objective.head_mb
     out = model.get_decoder()(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
     hidden, weight = out.last_hidden_state, head_of(model).weight.detach()
     rows = hidden.detach()[batch.mask][:chosen]
@@ -105,7 +106,7 @@ def measure(name: str, rounds: int, batches: int) -> dict[str, Any]:
 
     config = compose([*TITLES[name][1], f"data.train_problems={12 * batches}", "data.val_problems=1"])
     data, student = build(config.data), build(config.student)
-    student.optimizer = lambda parameters: Still(parameters, lr=0.0)
+    student.pace = replace(student.pace, optimizer=lambda parameters: Still(parameters, lr=0.0))
     watch = Watch()
     trainer = L.Trainer(
         accelerator="cpu", max_steps=rounds + 2, limit_val_batches=0, logger=False, callbacks=[watch],

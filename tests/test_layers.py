@@ -22,6 +22,8 @@ VARIANTS = {"dataset", "teacher", "signal", "selector", "loss"}  # known above o
 COMMANDS = {"train", "trace", "evaluate"}  # and every __main__.py
 CONFIGURED = {"hydra", "omegaconf", "wandb"}  # the faces' own
 FLAT = 12  # modules that may lie in ekd/ itself
+LINES = 300  # of a file
+BODY = 50  # lines of a function, its signature and docstring included
 
 
 def modules() -> dict[str, Path]:
@@ -100,6 +102,14 @@ def test_only_the_faces_know_hydra_and_wandb() -> None:
 
 def test_few_modules_lie_flat() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= FLAT
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_file_and_no_function_is_long(name: str) -> None:
+    text = MODULES[name].read_text()
+    assert len(text.splitlines()) <= LINES
+    made = [one for one in ast.walk(ast.parse(text)) if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert not [one.name for one in made if (one.end_lineno or 0) - one.lineno >= BODY]
 
 
 def test_the_table_for_people_names_every_room() -> None:

@@ -97,6 +97,9 @@ def test_the_teacher_of_a_run_of_before_traces_again(old):
 
 def test_a_checkpoint_of_before_goes_on():
     check_run(Path("x.ckpt"), {"student.hard_rows": "end"}, {"student.unmatched": "end"})
+    made = {key: OmegaConf.load(CONF / "student" / "default.yaml")["_target_"] for key in ["student._target_"]}
+    for before in ("ekd.student.Student", "ekd.distill.student.Student"):
+        check_run(Path("x.ckpt"), {"student._target_": before}, made)
     with pytest.raises(ValueError, match=r"student\.unmatched is 'all' there, 'end' here"):
         check_run(Path("x.ckpt"), {"student.hard_rows": "all"}, {"student.unmatched": "end"})
 

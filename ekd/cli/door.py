@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -54,40 +55,10 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         _stop(sentence(mistake) or str(mistake))
     os.environ.setdefault(LAUNCHED, datetime.now(timezone.utc).isoformat(timespec="seconds"))  # of all cells of a sweep
 
-    code, traceback_wanted = 0, os.environ.get("HYDRA_FULL_ERROR") == "1"
+    jobs = Jobs(name, work, value, os.environ.get("HYDRA_FULL_ERROR") == "1")
 
-    def task(config: DictConfig) -> float | None:
-        nonlocal code
-        ended = 1
-        _hydra_reports(traceback_wanted)
-        _quiet()
-        run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-        note = run / "failed.txt"
-        if sweeps and not (run / "metrics.json").exists():  # else only what followed the work failed: it may mend that
-            note.unlink(missing_ok=True)
-        try:
-            ended = work(_settled(name, config, run)) or 0
-            if sweeps:  # of a single run, whose folder may be the user's own, no such note is ours
-                note.unlink(missing_ok=True)
-            code = max(code, ended)
-            _forget_ranks()
-            if code == 130 and sweeps:
-                raise KeyboardInterrupt
-            return value(run) if value and sweeps else None
-        except KeyboardInterrupt:
-            _stopped()
-        except Exception as error:  # any: a cell keeps its defect and the others go on; a single run raises it
-            said = sentence(error)
-            if sweeps:
-                _failed(run, said)
-                return None
-            if said is None or traceback_wanted:
-                raise
-            _clear(run)
-            _stop(said)
-        finally:
-            if "wandb" in sys.modules:  # or the next job of a sweep would log into this one's run
-                sys.modules["wandb"].finish(exit_code=ended)
+    def task(config: DictConfig) -> float | None:  # a function: Hydra looks for its file
+        return jobs.run(config)
 
     task.__module__ = "__main__"
     _hydra_reports(True)  # its refusals and those of the disk, before the work begins, arrive here
@@ -97,12 +68,54 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         _stopped()
     except Exception as error:  # any: what is no known kind goes on as it came
         said = sentence(error)
-        if said is None or traceback_wanted:
+        if said is None or jobs.traceback_wanted:
             raise
         _stop(said)
     finally:
-        _hydra_reports(traceback_wanted)
-    sys.exit(code)
+        _hydra_reports(jobs.traceback_wanted)
+    sys.exit(jobs.code)
+
+
+@dataclass
+class Jobs:
+    """What Hydra starts, once for a run and once for each cell of a sweep; and the worst exit code among them."""
+
+    name: str
+    work: Callable[[DictConfig], int | None]
+    value: Callable[[Path], float] | None
+    traceback_wanted: bool
+    code: int = 0
+
+    def run(self, config: DictConfig) -> float | None:
+        _hydra_reports(self.traceback_wanted)
+        _quiet()
+        run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+        note, ended = run / "failed.txt", 1
+        if sweeps and not (run / "metrics.json").exists():  # else only what followed the work failed: it may mend that
+            note.unlink(missing_ok=True)
+        try:
+            ended = self.work(_settled(self.name, config, run)) or 0
+            if sweeps:  # of a single run, whose folder may be the user's own, no such note is ours
+                note.unlink(missing_ok=True)
+            self.code = max(self.code, ended)
+            _forget_ranks()
+            if self.code == 130 and sweeps:
+                raise KeyboardInterrupt
+            return self.value(run) if self.value and sweeps else None
+        except KeyboardInterrupt:
+            _stopped()
+        except Exception as error:  # any: a cell keeps its defect and the others go on; a single run raises it
+            said = sentence(error)
+            if sweeps:
+                _failed(run, said)
+                return None
+            if said is None or self.traceback_wanted:
+                raise
+            _clear(run)
+            _stop(said)
+        finally:
+            if "wandb" in sys.modules:  # or the next job of a sweep would log into this one's run
+                sys.modules["wandb"].finish(exit_code=ended)
 
 
 def register() -> None:

@@ -29,7 +29,7 @@ class Drawn(Protocol):
 def check_compatibility(data: TraceData, student: Student) -> None:
     """Raises ValueError, one sentence that says what would work."""
     teacher = data.collector.teacher
-    temperature = student.pricing["temperature"]
+    temperature = student.objective.temperature
     if data.temperature != temperature:
         raise ValueError(
             f"data.temperature={data.temperature} and student.temperature={temperature} are one setting: leave "
@@ -61,14 +61,14 @@ def check_texts(data: TraceData, student: Student) -> None:
 def check_drawn(draws: int, data: TraceData, student: Student) -> None:
     """Traces that are counts know p only where something was drawn, on average, and only at temperature 1."""
     said = f"teacher.draws={draws}"
-    if student.pricing["temperature"] != 1:
+    if student.objective.temperature != 1:
         raise ValueError(
             f"{said} counts draws at temperature 1 and knows no other: set student.temperature=1, or teacher.draws=0 "
-            f"teacher.temperatures=[{student.pricing['temperature']}]"
+            f"teacher.temperatures=[{student.objective.temperature}]"
         )
-    if student.pricing["tail"] != "bucket":
+    if student.objective.tail != "bucket":
         raise ValueError(
-            f"{said} has no tail, so student.tail={student.pricing['tail']} would change nothing or undo what draws "
+            f"{said} has no tail, so student.tail={student.objective.tail} would change nothing or undo what draws "
             "are for: set student.tail=bucket, or teacher.draws=0"
         )
     by = data.samples.by if isinstance(data.samples, TopSamples) else None

@@ -49,8 +49,7 @@ class Interrupt(L.Callback):
 
     def _is_last(self, trainer: L.Trainer) -> bool:
         student: Any = trainer.lightning_module
-        learned = student.supervised_tokens is not None and int(student.supervised) >= student.supervised_tokens
-        return learned or trainer.global_step == trainer.max_steps
+        return student.pace.is_over(student.supervised) or trainer.global_step == trainer.max_steps
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self.asked:

@@ -6,6 +6,7 @@ comes and goes is counted. Nothing is loaded, so a large model is planned on a s
 
 from __future__ import annotations
 
+import resource
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
@@ -96,10 +97,10 @@ def plan(student: Student, tokens: int, precision: str, *, length: int = LENGTH,
             memory.note(parameter.data)
         parameters = memory.now
         learned = [p for p in model.parameters() if p.requires_grad]
-        optimizer = student.optimizer(learned)
+        optimizer = student.pace.optimizer(learned)
         if not type(optimizer).__module__.startswith("torch."):
             raise ValueError(f"plan=true knows torch's own optimizers, not {type(optimizer).__name__}")
-        budget = int(student.pricing["budget_mb"] * 2**20)
+        budget = int(student.objective.head_mb * 2**20)
         _step(model, optimizer, memory, (1, 8), budget, precision)  # the optimizer's state is there from now on
         state = memory.now - parameters
         memory.peak = memory.now
@@ -186,3 +187,13 @@ def resident(reset: bool = False) -> tuple[int, int]:
     status = Path("/proc/self/status").read_text()
     now, peak = (int(status.split(f"{name}:")[1].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
     return now, peak
+
+
+def peak_memory(*, reset: bool = False) -> float:
+    """GB (2**30 bytes) since the reset: of the GPU's allocator or, on Linux, of this process; elsewhere since it began.
+
+    A process that ran another cell of a sweep before starts from what that one left.
+    """
+    if torch.cuda.is_available() or Path("/proc/self/clear_refs").exists():
+        return resident(reset)[1] / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from ekd.files import Damaged, digest, sync
-from ekd.renamed import current_key
+from ekd.renamed import current_key, current_value
 
 MARK = b"ekd sha256 "  # begins the comment that ends the zip file
 COMMENT = len(MARK) + 64
@@ -80,7 +80,7 @@ def check_run(path: Path, there: Any, here: dict[str, Any]) -> None:
     """Raises ValueError, which names both sides of what differs."""
     if not isinstance(there, dict):
         raise ValueError(f"ckpt={path} does not say which run it is of; take its weights alone with ckpt_from={path}")
-    there = {current_key(name): value for name, value in there.items()}
+    there = {current_key(name): current_value(name, value) for name, value in there.items()}
     names = sorted({*there, *here}, key=lambda name: (name.count("."), name))
     unlike = [name for name in names if there.get(name) != here.get(name)]
     if unlike:

@@ -1,56 +1,25 @@
-"""The figures of a report, drawn by matplotlib: one look, read in light and dark, told apart without colour vision.
+"""The figures of a report, drawn by matplotlib in one look (`ekd.report.look`).
 
-Every function gives a Figure of its own (no pyplot, no state). Colours come from `palette`, whose light values
-`ekd.report.svg` exchanges for variables of the page's style.
+Every function gives a Figure of its own (no pyplot, no state).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
-from ekd.method import VANILLA, Method, tiling
-from ekd.report.palette import BAND, INK, LINE, OTHER, PAGE, RANDOM, SOFT, TEACHER_FREE, TOPK, WIDE, by_percentile
+from ekd.method import Method, tiling
+from ekd.report.look import STYLE, WIDTH, add_legend, colour_of, is_wide, line_style, log_if_wide, set_log
+from ekd.report.palette import BAND, INK, PAGE, SOFT, WIDE
 
 if TYPE_CHECKING:  # a single run's page needs no statistics, and so no scipy
     from ekd.report.effects import Comparison, Estimate
     from ekd.report.section import Result
-
-WIDTH = 8.4  # inches; the page scales it
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "svg.fonttype": "none",  # text stays text: searchable, and in the reader's own font
-    "svg.hashsalt": "ekd",  # the same figure gives the same file
-    "figure.facecolor": PAGE,
-    "axes.facecolor": PAGE,
-    "savefig.facecolor": PAGE,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-    "text.color": INK,
-    "text.parse_math": False,  # a method's name is a name, whatever signs it holds
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-}
 
 
 def bucket_curve(result: Result) -> Figure:
@@ -213,14 +182,14 @@ def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (label, lines, log) in zip(row, panels, strict=True):
             for name, (x, y) in lines.items():
-                axes.plot(x, y, label=name.name, gid=f"series:{name}", **look(name))
+                axes.plot(x, y, label=name.name, gid=f"series:{name}", **line_style(name))
             axes.set_xlabel(label)
             axes.xaxis.set_major_formatter("{x:,.0f}")
-            if log and _wide([v for x, _ in lines.values() for v in x]):
-                _log(axes, "x")
-            _log_if_wide(axes, [v for _, y in lines.values() for v in y])
+            if log and is_wide([v for x, _ in lines.values() for v in x]):
+                set_log(axes, "x")
+            log_if_wide(axes, [v for _, y in lines.values() for v in y])
         figure.axes[0].set_ylabel(ylabel)
-        _legend(figure)
+        add_legend(figure)
     return figure
 
 
@@ -231,7 +200,7 @@ def deciles(before: Sequence[float] | None, after: Mapping[Method, Sequence[floa
         left, right = figure.subplots(1, 2, width_ratios=[2, 3])
         for axes in (left, right):
             for name, values in after.items():
-                axes.plot(range(1, 11), values, label=name.name, gid=f"series:{name}", **look(name))
+                axes.plot(range(1, 11), values, label=name.name, gid=f"series:{name}", **line_style(name))
             axes.set_xticks(range(1, 11))
         if before is not None:
             left.plot(
@@ -244,8 +213,8 @@ def deciles(before: Sequence[float] | None, after: Mapping[Method, Sequence[floa
         right.set(title="after")
         figure.supxlabel("tenth of the sequence by teacher entropy (10 = most unsure)", fontsize=9.5)
         for axes, shown in ((left, [*after.values(), before or []]), (right, list(after.values()))):
-            _log_if_wide(axes, [v for values in shown for v in values])
-        _legend(figure)
+            log_if_wide(axes, [v for values in shown for v in values])
+        add_legend(figure)
     return figure
 
 
@@ -269,63 +238,5 @@ def histogram(edges: Sequence[float], counts: Sequence[float]) -> Figure:
     return figure
 
 
-def colour_of(method: Method) -> str:
-    if method == VANILLA:
-        return INK
-    if method.is_teacher_free:
-        return TEACHER_FREE
-    if method.is_random:
-        return RANDOM
-    if method.selector.name == "topk":
-        return TOPK
-    return BAND if method.band else OTHER
-
-
-def look(method: Method) -> dict[str, Any]:
-    """A line's colour, a dash that tells families apart without it, and a mark that tells their shares apart."""
-    ends, share = method.band, method.width or 0
-    mark: dict[str, Any] = {"marker": "os^Dv"[int(share // 5) % 5], "markersize": 3.5}
-    if ends:
-        wide = share > 10
-        line: dict[str, Any] = {"color": by_percentile(sum(ends) / 2), "linewidth": 1.5}
-        return line | ({"linestyle": (0, (4, 1.5)), **mark} if wide else {})
-    dash: Any = (0, (5, 2)) if method.is_random else (0, (6, 1.5, 1, 1.5))
-    if method == method.plain:
-        dash = (0, (1, 1.2)) if method.is_teacher_free else "-"
-    style = {"color": colour_of(method), "linewidth": 1.8, "linestyle": dash}
-    return style | (mark if share else {})
-
-
-def _legend(figure: Figure) -> None:
-    """Beside the panels, one entry a method, each marked as its line is, so that a page can light both up."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if len(labels) < 2:
-        return
-    legend = figure.legend(handles, labels, loc="outside right upper", fontsize=8, handlelength=2.6, labelspacing=0.25)
-    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
-        for part in (handle, text):
-            if part is not None:
-                part.set_gid(f"series:{text.get_text()}")
-
-
 def _axis(result: Result) -> str:
     return f"{result.metric.label}, {result.metric.unit}"
-
-
-def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
-    """A curve that falls tenfold hides its end on a linear scale."""
-    if _wide(values):
-        _log(axes, "y")
-
-
-def _wide(values: Sequence[float]) -> bool:
-    return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
-
-
-def _log(axes: Axes, which: str) -> None:
-    """Plain numbers at 1, 2 and 5 of each power of ten."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    for formatter in (axis.set_major_formatter, axis.set_minor_formatter):
-        formatter("{x:,g}")
-    axis.set_minor_locator(LogLocator(subs=(2, 5)))

@@ -48,7 +48,8 @@ def test_qwen3_on_11_gb_needs_no_weights(tmp_path):
     config.architectures = ["Qwen3ForCausalLM"]
     config.save_pretrained(tmp_path)
     made = student()
-    made.spec, made.gradient_checkpointing = replace(made.spec, model=str(tmp_path)), True
+    made.spec = replace(made.spec, model=str(tmp_path))
+    made.build = replace(made.build, gradient_checkpointing=True)
     found = plan(made, 4096, "bf16-mixed")
     assert found.parameters == pytest.approx(596e6 * 4, rel=0.02)
 

@@ -9,6 +9,7 @@ import torch
 from conftest import hf, traces
 
 from ekd.data.collate import Collate
+from ekd.distill.make_student import make_student
 from ekd.distill.student import Student
 from ekd.loss.cross_entropy import CrossEntropy
 from ekd.loss.forward_kl import ForwardKL
@@ -39,7 +40,7 @@ def student(**changes) -> Student:
         "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0,
         "supervised_tokens": None, "grad_limit": 1e4,
     }  # fmt: skip
-    made = Student(**(values | changes))
+    made = make_student(**(values | changes))
     made.configure_model()
     made.log = lambda *args, **kwargs: None  # no trainer here
     return made

@@ -1,0 +1,114 @@
+"""What a student is given beside its model and its actors: how it is made ready, what it pays, how it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ekd.distill.schedule import spread
+from ekd.models.head import TAILS
+from ekd.models.lora import Lora
+
+UNMATCHED = ("end", "all", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What is made of the loaded model before it learns.
+
+    lora: train low-rank adapters only. compile: the decoder through torch.compile. start: a checkpoint whose weights
+    replace the model's.
+    """
+
+    lora: Lora | None
+    gradient_checkpointing: bool
+    compile: bool
+    start: str | None
+
+    def attach(self, model: PreTrainedModel) -> None:
+        """Adapters, where there are any; in place."""
+        if self.lora is not None:
+            self.lora.attach(model)
+
+    def set_training(self, model: PreTrainedModel) -> None:
+        model.train()
+        if self.gradient_checkpointing:
+            # reentrant, no gradient would pass where no input asks for one: behind frozen embeddings (LoRA)
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """temperature, alpha_ce, tail, head_mb: see `ekd.models.head.distill`. unmatched: which rows without a teacher
+    distribution are priced by cross entropy: end (the end token, so that the student learns to stop), all or none.
+    """
+
+    temperature: float
+    alpha_ce: float
+    tail: str
+    unmatched: str
+    head_mb: float
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"student.temperature is more than 0, not {self.temperature}")
+        if not 0 <= self.alpha_ce <= 1:
+            raise ValueError(f"student.alpha_ce (share of cross entropy in the loss) is 0 to 1, not {self.alpha_ce}")
+        if self.tail not in TAILS:
+            raise ValueError(f"student.tail is one of {', '.join(TAILS)}, not {self.tail!r}")
+        if self.unmatched not in UNMATCHED:
+            raise ValueError(f"student.unmatched is one of {', '.join(UNMATCHED)}, not {self.unmatched!r}")
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """As `ekd.models.head.distill` calls them."""
+        words = {"temperature": self.temperature, "alpha_ce": self.alpha_ce, "tail": self.tail}
+        return {**words, "budget_mb": self.head_mb}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """optimizer: parameters -> optimizer. schedule, warmup: a name of transformers' `get_scheduler`, and the share of
+    the steps it rises. supervised_tokens: the run ends after learning from so many, and the schedule runs over them;
+    None: over the steps. grad_limit: a longer gradient, before it is clipped, stops the run; None: only one that is not
+    finite.
+    """
+
+    optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+    schedule: str
+    warmup: float
+    supervised_tokens: int | None
+    grad_limit: float | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"student.warmup (share of the steps) is 0 to 1, not {self.warmup}")
+        if self.supervised_tokens is not None and self.supervised_tokens < 1:
+            raise ValueError(f"student.supervised_tokens is 1 or more, or null, not {self.supervised_tokens}")
+        if self.grad_limit is not None and not self.grad_limit > 0:
+            raise ValueError(
+                f"student.grad_limit (norm of the gradient) is more than 0, or null, not {self.grad_limit}"
+            )
+
+    def check_budget(self, max_steps: int) -> None:
+        """Before any work: a run has one end."""
+        if self.supervised_tokens is not None and max_steps != -1:
+            raise ValueError(
+                f"two budgets, student.supervised_tokens={self.supervised_tokens} and trainer.max_steps={max_steps}: "
+                "leave trainer.max_steps out with budget=tokens, or use budget=steps"
+            )
+
+    def is_over(self, supervised: Tensor) -> bool:
+        """Whether a run that ends by tokens has learned from as many as it was to."""
+        return self.supervised_tokens is not None and int(supervised) >= self.supervised_tokens
+
+    def optimizers(self, parameters: Iterable[Tensor], steps: float) -> dict[str, Any]:
+        """As Lightning wants them. steps: of the run, where no number of tokens ends it."""
+        optimizer = self.optimizer(parameters)
+        scheduler = spread(self.schedule, optimizer, self.warmup, self.supervised_tokens or int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
