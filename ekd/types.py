@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +145,7 @@ class Teacher(Protocol):
     exact: bool  # whether its entropies are exact
     tokenizer: str | None  # the model whose token ids it speaks; None: it speaks text and adapts to the student's
 
-    def origin(self) -> dict:
+    def origin(self) -> dict[str, Any]:
         """Everything about the teacher that decides its traces, as plain JSON values, without a secret."""
 
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
@@ -180,7 +180,7 @@ class Policy(Protocol):
     def batch_size(self) -> int:
         """Texts that are written together, always the same ones: sums are rounded by the company they keep."""
 
-    def origin(self) -> dict:
+    def origin(self) -> dict[str, Any]:
         """Everything that decides its texts, beside the requests and what its weights are by now."""
 
     def write(self, batch: Sequence[Request]) -> list[Text]:

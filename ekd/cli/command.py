@@ -17,9 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ekd.cli.conf import CONF, composed, having, like, top
+from ekd.cli.conf import composed, having, like, top
 from ekd.cli.kinds import check_kinds
 from ekd.cli.words import SHARES, check_secret, elsewhere, read, replaced, values
+from ekd.method import CONF
 from ekd.mistakes import mandatory, sentence
 from ekd.renamed import current_key
 

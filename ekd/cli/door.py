@@ -26,11 +26,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from ekd.cli.command import check, check_whole, settle
-from ekd.cli.conf import CONF, PACKAGE
+from ekd.cli.conf import PACKAGE
 from ekd.cli.embedded import job
 from ekd.cli.helping import choices, page
 from ekd.cli.label import run_name, sweep_name, tags
 from ekd.cli.words import elsewhere
+from ekd.method import CONF
 from ekd.mistakes import sentence
 
 LAUNCHED = "EKD_LAUNCHED"  # an environment variable: a launcher's processes and a run's ranks inherit it

@@ -12,8 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from ekd.cli.conf import CONF, composed, door_of, like, options, top
+from ekd.cli.conf import composed, door_of, like, options, top
 from ekd.cli.famous import here
+from ekd.method import CONF
 from ekd.renamed import current_word
 
 # Hydra's own flags, and which of them take the word that follows.

@@ -74,7 +74,7 @@ class Collector:
         if self.policy is not None:  # it writes, so the teacher reads
             object.__setattr__(self, "teacher", scoring(self.teacher, f"policy={self.policy.name}"))
 
-    def origin(self) -> dict:
+    def origin(self) -> dict[str, Any]:
         """What made the traces; a store made by anything else is refused."""
         teacher, bridged = self.family.teacher.origin(), self.family.bridge is not None
         drawn = {"draws": teacher["draws"]} if teacher.get("draws") else {}
@@ -214,7 +214,7 @@ class Collector:
         """The tokenizer of the traces; loaded at first use."""
         return load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
 
-    def _path(self, origin: dict) -> Path:
+    def _path(self, origin: dict[str, Any]) -> Path:
         if self.store is not None:
             return Path(self.store).expanduser()
         digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()

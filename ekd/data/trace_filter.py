@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -117,7 +118,7 @@ class TopSamples:
     def spec(self) -> ModelSpec:
         return ModelSpec.of(vars(self), device="auto")
 
-    def made_by(self) -> dict:
+    def made_by(self) -> dict[str, Any]:
         """What decides a trace's score, beside the trace."""
         return {"student": self.spec.origin(), "signal": repr(self.by), "ekd": version("ekd").split(".")[0]}
 
@@ -185,7 +186,7 @@ def mean(signal: Signal, rows: Rows) -> float:
     return score
 
 
-def files(store: Store, made_by: dict) -> tuple[Path, Path]:
+def files(store: Store, made_by: dict[str, Any]) -> tuple[Path, Path]:
     """Beside the traces and, for a store that cannot be written, among what ekd keeps."""
     beside, apart = (
         hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
@@ -204,7 +205,7 @@ def kept(file: Path) -> dict[str, float]:
     return scores
 
 
-def save(places: Sequence[Path], made_by: dict, scores: dict[str, float]) -> None:
+def save(places: Sequence[Path], made_by: dict[str, Any], scores: dict[str, float]) -> None:
     """In the first place that can be written."""
     refused: list[str] = []
     for file in places:

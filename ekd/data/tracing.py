@@ -151,7 +151,8 @@ def contrasted(
 def of_response(trace: Trace) -> np.ndarray:
     """(n,) ln p of each token that came; NaN where the teacher says nothing of it."""
     log_p = trace.logprobs[np.cumsum(trace.counts) - trace.counts].astype(np.float32)
-    return np.where(trace.valid, log_p, np.float32(np.nan))
+    came: np.ndarray = np.where(trace.valid, log_p, np.float32(np.nan))
+    return came
 
 
 class Grades(NamedTuple):

@@ -167,7 +167,7 @@ def _whole(text: str) -> str:
         r"\$\$([^$]+)\$\$\.?|\$((?:\\.|[^$\\])+)\$\.?|\\\(([^\n]+)\\\)\.?|\\\[(.+)\\\]\.?", text, re.DOTALL
     )
     if formula:
-        return next(filter(None, formula.groups())).strip()
+        return str(next(filter(None, formula.groups()))).strip()
     return text if "\n" not in text and read_number(clean(text)) else ""
 
 

@@ -90,8 +90,10 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
     name = str(Path(name).expanduser()) if name.startswith("~") else name
     try:
         if (Path(name) / "dataset_dict.json").exists():
-            return datasets.load_from_disk(name)[split]
-        return datasets.load_dataset(name, config, split=split, revision=revision)
+            rows: Iterable[Record] = datasets.load_from_disk(name)[split]
+        else:
+            rows = datasets.load_dataset(name, config, split=split, revision=revision)
+        return rows
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(

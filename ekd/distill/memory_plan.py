@@ -44,7 +44,7 @@ class Memory(TorchDispatchMode):
     """Bytes of all storages that are alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's
         self.now = self.peak = 0
         self.live: set[int] = set()
 
@@ -132,7 +132,7 @@ def _step(
         positions = torch.arange(shape[1]).expand(shape)
         out = model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
         before, earlier, memory.peak = memory.now, memory.peak, memory.now
-        total = _FakeHead.apply(out.flatten(0, 1), head_of(model).weight, budget)
+        total = _FakeHead.apply(out.flatten(0, 1), head_of(model).weight, budget)  # type: ignore[no-untyped-call]
         after, memory.peak = memory.peak, max(earlier, memory.peak)
     del out
     total.backward()

@@ -116,7 +116,9 @@ def distill(
     _check(hidden, head, terms, budget_mb)
     xs, ws = _factors(hidden, head)
     shape = (head.scale, head.softcap)
-    return Distill.apply(terms, shape, budget_mb, torch.is_grad_enabled(), head.bias, *xs, *ws)
+    grad = torch.is_grad_enabled()
+    total, price = Distill.apply(terms, shape, budget_mb, grad, head.bias, *xs, *ws)  # type: ignore[no-untyped-call]
+    return total, price
 
 
 def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:

@@ -72,7 +72,7 @@ def load_model(
     if is_tiny(name):
         model = tiny_model(name)
     else:
-        options: dict = {
+        options: dict[str, Any] = {
             "dtype": _dtype(dtype),
             "attn_implementation": attention,
             "trust_remote_code": trust_remote_code,
@@ -198,7 +198,7 @@ def _cut(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
     config["num_hidden_layers"] = len(keep)
     if config.get("layer_types"):
         config["layer_types"] = [config["layer_types"][i] for i in keep]
-    cut = AutoModelForCausalLM.from_config(
+    cut: PreTrainedModel = AutoModelForCausalLM.from_config(
         type(model.config)(**config), dtype=model.dtype, attn_implementation=model.config._attn_implementation
     )
     weights = {}

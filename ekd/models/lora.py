@@ -59,4 +59,5 @@ class Lora:
         if base.config.tie_word_embeddings and "lm_head" in self.targets:
             head.weight = torch.nn.Parameter(head.weight.detach().clone())  # else the embeddings would move, too
             base.config.tie_word_embeddings = False
-        return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+        merged: PreTrainedModel = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+        return merged

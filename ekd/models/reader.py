@@ -28,7 +28,8 @@ def response_hidden(decode: Callable[..., Any], batch: Batch) -> Tensor:
     right comes after every real token, and a causal model never looks there.
     """
     out = decode(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-    return out.last_hidden_state.flatten(0, 1).index_select(0, where(batch.mask.flatten()))
+    states: Tensor = out.last_hidden_state
+    return states.flatten(0, 1).index_select(0, where(batch.mask.flatten()))
 
 
 def with_student(hidden: Tensor, head: Head, rows: Rows, *, budget_mb: float) -> Rows:

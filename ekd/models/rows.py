@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ekd.models.head import EMPTY
+from ekd.models.logits import EMPTY
 from ekd.models.tail import floored
 from ekd.types import Rows, Stats
 

@@ -34,4 +34,5 @@ def entropy_between(known: np.ndarray, log_tail: np.ndarray, named: np.ndarray, 
     """
     tail = np.exp(log_tail)
     unnamed = np.maximum(vocab - named, 1)
-    return known - tail * np.where(tail > 0, log_tail, 0.0) + tail * np.log(unnamed) / 2
+    middle: np.ndarray = known - tail * np.where(tail > 0, log_tail, 0.0) + tail * np.log(unnamed) / 2
+    return middle

@@ -54,4 +54,5 @@ def tiny_config() -> LlamaConfig:
 def tiny_model(name: str) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(name.partition(":")[2] or 0))
-        return AutoModelForCausalLM.from_config(tiny_config(), dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(), dtype=torch.float32)
+        return model

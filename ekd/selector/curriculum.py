@@ -44,7 +44,8 @@ class Curriculum(nn.Module):
 
     @property
     def phase(self) -> float:
-        return self.start + (self.end - self.start) * min(int(self.step) / self.calls, 1.0) ** self.power
+        done: float = min(int(self.step) / self.calls, 1.0) ** self.power
+        return self.start + (self.end - self.start) * done
 
     def forward(self, score: Tensor, sequence: Tensor) -> Tensor:
         """(R,), (R,) -> weight (R,), 0 or 1."""

@@ -58,7 +58,8 @@ class Bandit(nn.Module):
         matrix, vector = self.matrix.view(torch.float64), self.vector.view(torch.float64)
         theta = torch.linalg.solve(matrix, vector)
         width = (x * torch.linalg.solve(matrix, x.T).T).sum(-1).clamp(min=0).sqrt()
-        return (x @ theta + self.explore * width).to(rows.teacher_entropy.dtype)
+        bound: Tensor = x @ theta + self.explore * width
+        return bound.to(rows.teacher_entropy.dtype)
 
     def learn(self, rows: Rows, weight: Tensor, price: Tensor) -> None:
         """weight (R,): notes the chosen rows and their KL before the step."""

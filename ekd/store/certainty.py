@@ -35,4 +35,5 @@ def bucket(least: np.ndarray, most: np.ndarray, lower: float, upper: float) -> n
     """
     low, high = np.percentile(least, [lower, upper]), np.percentile(most, [lower, upper])
     inside = (least >= high[0]) & (most <= low[1])
-    return inside | (most < low[0]) | (least > high[1])
+    sure: np.ndarray = inside | (most < low[0]) | (least > high[1])
+    return sure

@@ -108,9 +108,10 @@ def ranks(logprobs: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.nda
 def places(counts: np.ndarray, first: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Where each entry of a row (target first) stands in the row's falling order: a permutation of the flat entries."""
     within = np.arange(int(counts.sum())) - np.repeat(first, counts)
-    place = within - (within <= np.repeat(rank, counts))  # those above the target move up by one
+    place: np.ndarray = within - (within <= np.repeat(rank, counts))  # those above the target move up by one
     place[first] = rank
-    return place + np.repeat(first, counts)
+    place += np.repeat(first, counts)
+    return place
 
 
 def put_rows(out: Writer, trace: Trace, logprobs: np.ndarray, first: np.ndarray, layout: Layout) -> None:
@@ -160,7 +161,8 @@ def told(
 def tail_code(log_tail: np.ndarray, mass: np.ndarray, coarse: int) -> np.ndarray:
     """Twice the code of the smaller of tail and named mass; plus 1 when that is the named mass. The other is 1 - it."""
     large = log_tail > np.log(0.5)
-    return 2 * to_code(np.where(large, -np.log(mass), -log_tail), coarse) + large
+    code: np.ndarray = 2 * to_code(np.where(large, -np.log(mass), -log_tail), coarse) + large
+    return code
 
 
 def from_tail_code(code: np.ndarray, coarse: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,4 +216,5 @@ def take_entropy(take: Reader, least: np.ndarray, most: np.ndarray) -> np.ndarra
     inside, level = take.number(), take.integers(len(least), 2)
     if not inside:
         return level.astype(np.uint16).view(np.float16)
-    return least + level / LEVELS * np.maximum(most - least, 1e-30)
+    between: np.ndarray = least + level / LEVELS * np.maximum(most - least, 1e-30)
+    return between

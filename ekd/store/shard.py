@@ -141,7 +141,8 @@ def stream(table: list[list[Any]], metadata: dict[str, str], schema: pa.Schema =
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
-    return sink.getvalue().to_pybytes()
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
 
 
 def encoded(values: Sequence[Any], kind: pa.DictionaryType) -> pa.DictionaryArray:
@@ -203,10 +204,10 @@ class Shard:
         return buffer
 
     def __len__(self) -> int:
-        return self.batch.num_rows
+        return int(self.batch.num_rows)
 
     def column(self, name: str) -> list[Any]:
-        return self.batch.column(SCHEMA.names.index(name)).to_pylist()
+        return list(self.batch.column(SCHEMA.names.index(name)).to_pylist())
 
     def verdicts(self) -> list[str]:
         at = self.batch.schema.get_field_index("verdict")

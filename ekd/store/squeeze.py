@@ -92,7 +92,7 @@ class Reader:
         size = self.number()
         table = np.concatenate([[0], np.cumsum(self.integers(size, width))])
         symbols = self.plane(count)
-        value = table[symbols]
+        value: np.ndarray = table[symbols]
         rare = symbols == 0
         value[rare] = self.integers(int(rare.sum()), width)
         return value

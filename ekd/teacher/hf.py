@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ class HF:
         """Never asked: its tokenizer is known."""
         return False
 
-    def origin(self) -> dict:
+    def origin(self) -> dict[str, Any]:
         """What decides the traces. Not the batch size or the device; sampling only where there is some."""
         left_out = {"batch_size", "device", "attention", "trust_remote_code", "loaded", "align", "bridge"}
         left_out |= {"mass", "max_k"} if self.draws else {"draws"}
@@ -206,7 +207,8 @@ def _suffix_hidden(model: PreTrainedModel, texts: list[list[int]], shared: int) 
         ids[row, : len(text) - shared] = torch.tensor(text[shared:])
         mask[row, : len(text)] = 1
     inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    return decoder(**inputs, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    states: Tensor = decoder(**inputs, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    return states
 
 
 def logits(hidden: Tensor, head: Head) -> Tensor:

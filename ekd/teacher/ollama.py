@@ -111,7 +111,7 @@ class Ollama(Remote):
             )
         return super().bridged(bridge)
 
-    def origin(self) -> dict:
+    def origin(self) -> dict[str, Any]:
         decide = ("model", "temperature", "top_p", "max_new_tokens", "num_ctx", "end_row")
         return {"type": "ollama", "digest": self.digest, "top": TOP, **{name: vars(self)[name] for name in decide}}
 

@@ -77,7 +77,7 @@ class OpenAI(Remote):
         hint = "start the server, or give teacher.endpoints=[URL,...]"
         return self.greeted[self.wire.find(self._connect, self.discreet(self._greet), hint).url].served
 
-    def origin(self) -> dict:
+    def origin(self) -> dict[str, Any]:
         decide = ["mode", "top"] + ["temperature", "top_p", "max_new_tokens"] * (self.mode == "generate")
         return {"type": "openai", **self.served, **{name: vars(self)[name] for name in decide}}
 

@@ -50,7 +50,7 @@ class Said(NamedTuple):
     rest: Rest
 
     def came(self, row: int) -> bytes:
-        return self.words[self.entries[self.starts[row]]]
+        return self.words[int(self.entries[self.starts[row]])]
 
     def row(self, row: int) -> tuple[list[bytes], list[float]]:
         """The words of a row and their masses."""

@@ -42,7 +42,7 @@ class HF:
         return benchmark.by_model(self.load, tokenizer)
 
     def load(self) -> PreTrainedModel:
-        model = self.spec.load().eval()
+        model: PreTrainedModel = self.spec.load().eval()
         if self.checkpoint is not None:
             restore(model, Path(self.checkpoint), f"{self.model} with layers={self.layers}")
         return model

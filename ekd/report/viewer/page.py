@@ -120,13 +120,14 @@ def block(name: str, data: bytes) -> str:
 def used(traces: Sequence[Trace], top: int, views: Sequence[View] | None) -> list[int]:
     """Every id that the page can show, ascending."""
     some = [trace.ids[kept(trace, top)] for trace in traces] + [view.argmax for view in views or ()]
-    return np.unique(np.concatenate([np.zeros(0, np.int64), *some])).tolist()
+    return [int(one) for one in np.unique(np.concatenate([np.zeros(0, np.int64), *some]))]
 
 
 def kept(trace: Trace, top: int) -> np.ndarray:
     """(sum counts,) bool: the token itself and its `top` likeliest alternatives."""
     first = np.cumsum(trace.counts) - trace.counts
-    return np.arange(len(trace.ids)) - np.repeat(first, trace.counts) <= top
+    shown: np.ndarray = np.arange(len(trace.ids)) - np.repeat(first, trace.counts) <= top
+    return shown
 
 
 def pack(trace: Trace, vocab: int, top: int, place: dict[int, int], view: View | None) -> bytes:
@@ -158,7 +159,8 @@ def pack(trace: Trace, vocab: int, top: int, place: dict[int, int], view: View |
 
 def code(logprobs: np.ndarray) -> np.ndarray:
     """Nats below 0 in steps of 1/2048."""
-    return np.minimum(np.rint(np.minimum(-logprobs.astype(np.float64), 1e3) * STEPS), LEAST)
+    steps: np.ndarray = np.minimum(np.rint(np.minimum(-logprobs.astype(np.float64), 1e3) * STEPS), LEAST)
+    return steps
 
 
 def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Wire:
         # Each answer makes 10,000 objects; without this the collector walks all of torch for them again and again,
         # which tripled the cost of a token.
         gc.freeze()
-        ready: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         worker = Worker()
         loop = worker.loop
         try:
@@ -213,13 +213,13 @@ def check_endpoint(url: str) -> None:
 class Pool:
     """The endpoints of one run. Work goes to whoever is free; one that is unavailable is left out for a while."""
 
-    def __init__(self, endpoints: list[Endpoint], wire: Wire) -> None:
+    def __init__(self, endpoints: list[Endpoint[Any]], wire: Wire) -> None:
         self.endpoints = endpoints
         self.wire = wire
         self.changed = asyncio.Condition()
         self.reported = time.monotonic()
 
-    async def ask(self, ask: Callable, request: Request) -> Any:
+    async def ask(self, ask: Callable[[Any, Request], Awaitable[tuple[Any, int]]], request: Request) -> Any:
         while True:
             async with self._borrow() as endpoint:
                 try:
@@ -248,7 +248,7 @@ class Pool:
             self.report()
 
     @asynccontextmanager
-    async def _borrow(self) -> AsyncIterator[Endpoint]:
+    async def _borrow(self) -> AsyncIterator[Endpoint[Any]]:
         async with self.changed:
             while (endpoint := self._free()) is None:
                 await self._wait()
@@ -260,7 +260,7 @@ class Pool:
                 endpoint.busy -= 1
                 self.changed.notify()
 
-    def _free(self) -> Endpoint | None:
+    def _free(self) -> Endpoint[Any] | None:
         now = time.monotonic()
         free = [e for e in self.endpoints if e.busy < self.wire.concurrency and e.retry_at <= now]
         return min(free, key=lambda e: e.busy, default=None)
