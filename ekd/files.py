@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,27 @@ def digest(path: Path, size: int | None = None) -> str:
             found.update(piece)
             left -= len(piece)
     return found.hexdigest()
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that grows a line at a time, numbered from 1; none where there is no file.
+
+    What a kill left half written at the end is no line. Raises ValueError for a link or a device.
+    """
+    check_plain(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # not yet, or not any more: another process may have removed it a moment ago
+        return
+    yield from enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1)
+
+
+def cut_torn(path: Path) -> None:
+    """Cuts off a last line that a kill left half written: the next must not be appended to it."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ekd.data.family import Family, family_of
 from ekd.data.texts import KeptTexts
-from ekd.data.tracing import Grades, Tracing, packed, progress, scoring, whole_batches
+from ekd.data.tracing import Grades, Tracing, packed, scoring, whole_batches
 from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
 from ekd.models.source import home
 from ekd.models.teacher_prompt import SAME, TeacherPrompt
 from ekd.models.turn import end_of_turn, first_token
+from ekd.progress import progress_bar
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 from ekd.store.unsaved import Unsaved, recover
@@ -262,7 +263,7 @@ class Collector:
         failures: list[Failure] = []
         saved, tokens, began = monotonic(), 0, monotonic()
         try:
-            with progress(quiet) as bar:
+            with progress_bar(quiet) as bar:
                 task = bar.add_task(f"tracing {split}", total=len(missing), note="")
                 traces = tracing.traces(missing, company, kept)
                 for result in map(partial(packed, layout=store.layout), traces):

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ekd.outside import check_plain
+from ekd.files import cut_torn, whole_lines
 from ekd.types import Request, Text
 
 FOLDER = "texts"  # within the store
@@ -34,9 +34,7 @@ class KeptTexts:
         """Passes a batch of texts on, by key; on disk before."""
         written = {request.key: text for request, text in zip(requests, texts, strict=True)}
         self.folder.mkdir(exist_ok=True)
-        known = self.own.read_bytes() if self.own.exists() else b""
-        if not known.endswith(b"\n") and known:  # of a killed process that had our number
-            os.truncate(self.own, known.rfind(b"\n") + 1)
+        cut_torn(self.own)  # of a killed process that had our number
         with self.own.open("a") as file:
             file.writelines(json.dumps([key, *text[:3], text.log_q]) + "\n" for key, text in written.items())
             file.flush()
@@ -68,13 +66,8 @@ class KeptTexts:
 
 def texts_of(file: Path) -> dict[str, Text]:
     """Raises ValueError for a whole line that nobody wrote here. A file that is gone by now holds none."""
-    check_plain(file)
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return {}
     known: dict[str, Text] = {}
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+    for number, line in whole_lines(file):
         try:
             key, ids, finish, seconds, *more = json.loads(line)
             known.setdefault(key, Text(ids, finish, seconds, log_q=more[0] if more else None))

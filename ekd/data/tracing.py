@@ -9,15 +9,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
+from rich.progress import track
 
 from ekd.data.texts import KeptTexts
 from ekd.store.codec import Layout
@@ -192,15 +184,3 @@ def packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
         return part(result, layout)
     except ValueError as error:
         return Failure(result.key, result.problem_id, str(error))
-
-
-def progress(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        disable=quiet,
-    )

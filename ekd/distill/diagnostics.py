@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ekd.models.load import load_tokenizer
+from ekd.models.segments import rank, segments
 from ekd.types import Rows, Selector, Signal
 
 KINDS = ("digits", "operators", "words", "punctuation", "other")
@@ -120,10 +121,5 @@ def closes(token: str) -> bool:
 
 def place(score: Tensor, rows: Rows) -> Tensor:
     """(R,) each row's place in its sequence by rising score, 0 <= place < 1; ties by position."""
-    order = torch.argsort(score, stable=True)
-    order = order[torch.argsort(rows.sequence[order], stable=True)]
-    first = torch.searchsorted(rows.sequence, rows.sequence)
-    size = torch.searchsorted(rows.sequence, rows.sequence, right=True) - first
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - first
-    return rank / size
+    runs = segments(rows.sequence)
+    return rank(score, runs, descending=False) / runs.size[runs.member]

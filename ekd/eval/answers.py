@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
-from ekd.files import acquire
+from ekd.files import acquire, cut_torn, whole_lines
 from ekd.models.repeats import period
 from ekd.models.source import home
-from ekd.outside import check_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +48,7 @@ class AnswerFile:
     def __enter__(self) -> AnswerFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         acquire(self.lock, f"writes {self.path}")
-        mend(self.path)
+        cut_torn(self.path)
         self.answers = read(self.path)
         self.file = self.path.open("a")
         return self
@@ -80,22 +78,10 @@ def keep_beside(run: Path, found: Mapping[str, Path]) -> None:
         shutil.copyfile(path, run / f"answers_{name}.jsonl")
 
 
-def mend(path: Path) -> None:
-    """Cuts off a last line that a kill left half written: the next answer must not be appended to it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-
-
 def read(path: Path) -> dict[Key, Answer]:
     """Complete lines only. Raises ValueError, with the line's number, for one that is not an answer."""
-    check_plain(path)
-    content = path.read_bytes() if path.exists() else b""
     answers: dict[Key, Answer] = {}
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+    for number, line in whole_lines(path):
         try:
             answer = Answer(**json.loads(line))
         except (ValueError, TypeError) as error:

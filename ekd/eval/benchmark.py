@@ -11,7 +11,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,6 +20,7 @@ from ekd.models.generation import generate
 from ekd.models.load import end_ids
 from ekd.models.prompt import Prompt
 from ekd.models.teacher_prompt import TeacherPrompt
+from ekd.progress import progress_bar
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Text
 
 FORMAT = 2  # of an answers file; older ones are not read
@@ -106,7 +106,7 @@ class Benchmark:
         requests = self.requests(tokenizer)
         asked = {p.id: p for p in self.questions()}
         failures: list[Failure] = []
-        with AnswerFile(path) as file, _bar(quiet) as bar:
+        with AnswerFile(path) as file, progress_bar(quiet) as bar:
             done = {_key(*key) for key in file.answers}
             task = bar.add_task(f"evaluating {who}", total=len(requests), completed=len(done), note="")
             speed = _Speed()
@@ -275,15 +275,3 @@ class _Speed:
     def after(self, tokens: int) -> str:
         self.tokens += tokens
         return f"{self.tokens / max(monotonic() - self.began, 1e-9):,.0f} tokens/s"
-
-
-def _bar(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        disable=quiet,
-    )

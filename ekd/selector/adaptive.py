@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ekd.selector.ranks import total
+from ekd.models.ranks import total
 from ekd.selector.segment import check_percent
 from ekd.selector.topk import TopK
 from ekd.types import Rows

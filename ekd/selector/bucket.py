@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ekd.selector.segment import best_of_empty, check_scope, check_scores, nearest, quantiles, segments
+from ekd.models.segments import segments
+from ekd.selector.segment import best_of_empty, check_scope, check_scores, nearest, quantiles
 
 
 @dataclass(frozen=True, kw_only=True)

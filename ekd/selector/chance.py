@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ekd.selector.ranks import rank_of_process
+from ekd.models.ranks import rank_of_process
 
 BITS = 2**64 - 1
 

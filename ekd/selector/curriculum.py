@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ekd.selector.segment import check_percent, check_scores, rank, segments, share
+from ekd.models.segments import rank, segments
+from ekd.selector.segment import check_percent, check_scores, share
 
 
 class Curriculum(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ekd.selector.ranks import gathered
+from ekd.models.ranks import gathered
 
 
 class Ring(nn.Module):

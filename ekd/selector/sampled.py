@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ekd.models.segments import Segments, by_segment, segments
 from ekd.selector.chance import uniform
-from ekd.selector.segment import Segments, by_segment, check_percent, check_scores, segments, share
+from ekd.selector.segment import check_percent, check_scores, share
 
 
 class Sampled(nn.Module):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekd.selector.segment import best_of_empty, by_segment, check_scope, check_scores, segments
+from ekd.models.segments import by_segment, segments
+from ekd.selector.segment import best_of_empty, check_scope, check_scores
 
 
 @dataclass(frozen=True, kw_only=True)

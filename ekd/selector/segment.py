@@ -1,29 +1,13 @@
-"""Segments: which rows compete with which. Sorting, ranks and quantiles for every sequence at once, without a loop."""
+"""What selectors check, and how they take shares and quantiles of each segment (see `ekd.models.segments`)."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ekd.models.segments import Segments, by_score, by_segment, rank, segments
+
 SCOPES = ("sequence", "batch")
-
-
-class Segments(NamedTuple):
-    """R rows in S segments (one for each sequence, or a single one for the whole batch)."""
-
-    member: Tensor  # (R,) the segment of each row, ascending from 0 without gaps
-    size: Tensor  # (S,) rows of each segment, at least 1
-    start: Tensor  # (S,) its first row
-
-
-def segments(sequence: Tensor, scope: str = "sequence") -> Segments:
-    """sequence (R,) ascending, gaps allowed -> its runs; `scope="batch"` makes one run of all rows."""
-    if scope == "batch":
-        sequence = torch.zeros_like(sequence)
-    _, member, size = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
-    return Segments(member, size, size.cumsum(0) - size)
 
 
 def check_scope(scope: str) -> None:
@@ -54,20 +38,6 @@ def share(k_percent: float, size: Tensor) -> Tensor:
     return torch.ceil(k_percent * size.double() / 100 - 1e-9).clamp(min=1).long()
 
 
-def by_score(score: Tensor, runs: Segments, descending: bool = True) -> Tensor:
-    """(R,) row numbers, segment after segment, each sorted by score; ties stay in order of position."""
-    order = torch.argsort(score, descending=descending, stable=True)
-    return order[torch.argsort(runs.member[order], stable=True)]
-
-
-def rank(score: Tensor, runs: Segments, descending: bool = True) -> Tensor:
-    """(R,) place of each row in its segment, 0 = highest (or lowest); ties go to the earliest position."""
-    order = by_score(score, runs, descending)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(order.numel(), device=order.device) - runs.start[runs.member]
-    return place
-
-
 def quantiles(score: Tensor, runs: Segments, *percents: float) -> list[Tensor]:
     """(S,) float64 for each percent: linear interpolation between the two nearest ranks of a segment, as in numpy."""
     ascending = score[by_score(score, runs, descending=False)].double()
@@ -77,12 +47,6 @@ def quantiles(score: Tensor, runs: Segments, *percents: float) -> list[Tensor]:
         below, above = (ascending[runs.start + side.long()] for side in (place.floor(), place.ceil()))
         found.append(below + (above - below) * (place - place.floor()))
     return found
-
-
-def by_segment(value: Tensor, runs: Segments, how: str) -> Tensor:
-    """value (R,) -> (S,): how is sum, amax or amin."""
-    blank = value.new_zeros(len(runs.size))
-    return blank.scatter_reduce(0, runs.member, value, how, include_self=False)
 
 
 def best_of_empty(keep: Tensor, score: Tensor, sequence: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ekd.selector.segment import best_of_empty, check_percent, check_scope, check_scores, rank, segments, share
+from ekd.models.segments import rank, segments
+from ekd.selector.segment import best_of_empty, check_percent, check_scope, check_scores, share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ import math
 import string
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from ekd.models.ranks import total
 from ekd.signal.view import kl, log_p, log_q, student_ce, teacher_ce
 from ekd.types import Rows
 
@@ -75,9 +76,7 @@ class Bandit(nn.Module):
         """
         chosen, x, before = self.waiting.pop(0)
         reward = (before - kl(log_p(rows), log_q(rows))[chosen].double()).clamp(-self.clip, self.clip)
-        gain = torch.cat([x.T @ x, (x.T @ reward)[:, None]], 1)
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(gain)
+        gain = total(torch.cat([x.T @ x, (x.T @ reward)[:, None]], 1))
         self.matrix.view(torch.float64).add_(gain[:, :FEATURES])
         self.vector.view(torch.float64).add_(gain[:, FEATURES])
 

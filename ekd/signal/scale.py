@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ekd.models.segments import by_segment, segments
+
 SCALES = ("z", "minmax", "none")
 
 
@@ -20,11 +22,11 @@ def scaled(score: Tensor, sequence: Tensor, normalise: str) -> Tensor:
     """
     if normalise == "none":
         return score
-    _, member, size = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
-    blank = score.new_zeros(len(size))
+    runs = segments(sequence)
+    member, size, blank = runs.member, runs.size, score.new_zeros(len(runs.size))
     if normalise == "minmax":
-        low = blank.scatter_reduce(0, member, score, "amin", include_self=False)
-        width = blank.scatter_reduce(0, member, score, "amax", include_self=False) - low
+        low = by_segment(score, runs, "amin")
+        width = by_segment(score, runs, "amax") - low
     else:
         low = blank.index_add(0, member, score) / size
         width = (blank.index_add(0, member, (score - low[member]) ** 2) / size).sqrt()

@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ekd.models.logits import EMPTY
 from ekd.types import Rows, Stats
-
-EMPTY = -1e30  # ln of nothing, finite, so that p ln p is 0 without a special case
 
 
 def student(rows: Rows) -> Stats:

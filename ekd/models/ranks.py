@@ -1,4 +1,4 @@
-"""What selectors share between the processes of a distributed run. Every rank must call its selector equally often."""
+"""What selectors and signals share between the processes of a run. Every rank must call them equally often."""
 
 from __future__ import annotations
 
