@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def main(config: DictConfig) -> int:
     from ekd.eval.benchmark import Generator
-    from ekd.eval.metrics import rows
+    from ekd.eval.metrics import table_rows
     from ekd.models.load import load_tokenizer
 
     adopt(config, "dataset", "prompt")
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> int:
     figures = benchmark.summary(found.answers)
     report = {"who": who, "benchmark": benchmark.describe(), "model": origin}
     title = f"{who} on {report['benchmark']['problems']} {benchmark.split} problems of {dataset}"
-    publish(config, folder, title, rows(figures), figures, report)
+    publish(config, folder, title, table_rows(figures), figures, report)
     log(config, f"eval/{dataset}", figures, report, found.answers)
     for failure in found.failures:
         print(visible(f"failed: problem {failure.problem_id}: {failure.reason}"))
@@ -52,7 +52,7 @@ def main(config: DictConfig) -> int:
 
 
 def perplexity(config: DictConfig) -> int:
-    from ekd.eval.perplexity import batched, measure, plain, reliability, rows
+    from ekd.eval.perplexity import batched, measure, reading_json, reliability, table_rows
     from ekd.models.load import load_tokenizer
     from ekd.store.tokenizer import check_tokenizer
 
@@ -68,9 +68,9 @@ def perplexity(config: DictConfig) -> int:
     draws = bool(source.get("origin", {}).get("draws"))
     batches = batched(traces, origin["vocab"], config.max_tokens, draws=draws)
     reading = measure(loader.load(), batches)
-    folder = results(config, "perplexity", digest(origin, source))
+    folder = results(config, "perplexity", digest_of_parts(origin, source))
     report = {"who": config.run or config.student.model, "source": source, "model": origin}
-    publish(config, folder, f"{report['who']} on {source['what']}", rows(reading), plain(reading), report)
+    publish(config, folder, f"{report['who']} on {source['what']}", table_rows(reading), reading_json(reading), report)
     (folder / "reliability.svg").write_text(reliability(reading))
     print(f"calibration {folder / 'reliability.svg'}")
     return 0
@@ -85,18 +85,18 @@ def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tu
         files = [config.text] if isinstance(config.text, str) else list(config.text)
         texts = [Path(file).expanduser().read_text() for file in files]
         pieces = [piece for text in texts for piece in from_text(tokenizer, text, config.window)]
-        return pieces, {"what": ", ".join(files), "sha256": digest(*texts), "window": config.window}
+        return pieces, {"what": ", ".join(files), "sha256": digest_of_parts(*texts), "window": config.window}
     if config.store is not None:
         store = Store(config.store)
         return [store[key] for key in sorted(store.keys())], {"what": str(store.path), "origin": store.origin}
-    from ekd.distill.fence import plain
+    from ekd.distill.fence import checked_part
 
     decided = {"api_key_env": config.api_key_env, "trust_remote_code": config.student.trust_remote_code}
-    made = plain(trained, "data.collector", decided=decided)
+    made = checked_part(trained, "data.collector", decided=decided)
     if made.get("store") is not None and not (Path(made["store"]).expanduser() / "manifest.json").is_file():
         raise ValueError(f"the traces of run={config.run} are not in {made['store']}: give store=STORE")
     collector = build(OmegaConf.create(made))
-    problems = plain(trained, "data.val_problems", decided={}) if config.problems is None else config.problems
+    problems = checked_part(trained, "data.val_problems", decided={}) if config.problems is None else config.problems
     collected = collector.collect(config.split, problems)
     store = collector.open()
     what = f"{len(collected.keys)} {config.split} problems of {type(collector.dataset).__name__.lower()}"
@@ -104,7 +104,7 @@ def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tu
 
 
 def harness(config: DictConfig) -> int:
-    from ekd.eval.lm_eval import rows, run_tasks
+    from ekd.eval.lm_eval import run_tasks, table_rows
     from ekd.models.load import load_tokenizer
 
     adopt(config)
@@ -113,10 +113,15 @@ def harness(config: DictConfig) -> int:
     options = {name: config[name] for name in ("shots", "chat", "limit", "batch_size", "seed", "include")}
     figures, report = run_tasks(loader.load, tokenizer, list(config.tasks), **options)
     origin = loader.origin()
-    folder = results(config, "harness", digest(origin, list(config.tasks), options))
+    folder = results(config, "harness", digest_of_parts(origin, list(config.tasks), options))
     who = str(config.run or config.student.model)
     publish(
-        config, folder, f"{who}, lm-evaluation-harness", rows(report), figures, {"who": who, **report, "model": origin}
+        config,
+        folder,
+        f"{who}, lm-evaluation-harness",
+        table_rows(report),
+        figures,
+        {"who": who, **report, "model": origin},
     )
     return 0
 
@@ -127,7 +132,7 @@ def adopt(config: DictConfig, *groups: str) -> dict[str, Any]:
         if config.ckpt is not None:
             raise ValueError(f"ckpt={config.ckpt} needs run=RUN, the folder of the run that made it")
         return {}
-    from ekd.distill.fence import config_of, plain
+    from ekd.distill.fence import checked_part, config_of
 
     run = Path(config.run)
     trained = config_of(run)
@@ -140,9 +145,9 @@ def adopt(config: DictConfig, *groups: str) -> dict[str, Any]:
     for group in groups:
         if not any(word.startswith(f"{group}=") for word in words):
             given = OmegaConf.from_dotlist([word for word in words if word.startswith(f"{group}.")])
-            mine = plain(trained, group, decided={}, own=OmegaConf.select(given, f"{group}._target_"))
+            mine = checked_part(trained, group, decided={}, own=OmegaConf.select(given, f"{group}._target_"))
             config[group] = OmegaConf.merge(mine, given.get(group, {}))
-    model, layers = (plain(trained, f"student.{name}", decided={}) for name in ("model", "layers"))
+    model, layers = (checked_part(trained, f"student.{name}", decided={}) for name in ("model", "layers"))
     config.student.model, config.student.layers = (
         (str(run / "student"), "all") if config.ckpt is None else (model, layers)
     )
@@ -177,14 +182,14 @@ def publish(
     """metrics.json with everything that made the figures, table.md, and the same table on the screen."""
     from rich import print as show
 
-    from ekd.eval.metrics import markdown, table
+    from ekd.eval.metrics import markdown, metrics_table
     from ekd.files import write_json
 
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", {"metrics": figures, **report, **made})
     (folder / "table.md").write_text(markdown(title, view))
-    show(table(title, view))
+    show(metrics_table(title, view))
     print(f"metrics     {folder / 'metrics.json'}")
 
 
@@ -207,7 +212,7 @@ def log(
         logger.finalize("success")
 
 
-def digest(*parts: Any) -> str:
+def digest_of_parts(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -147,7 +147,7 @@ def make_folder(folder: Path, fill: Callable[[Path], None], *, again: bool = Tru
     again: also where a complete one is there. What a kill left behind is removed at the next start by `clean`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    clean(folder.parent)
+    clear_killed(folder.parent)
     with acquire(_making(folder), f"makes {folder}"):
         if not again and is_complete(folder):
             return
@@ -164,7 +164,7 @@ def make_folder(folder: Path, fill: Callable[[Path], None], *, again: bool = Tru
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def clean(parent: Path) -> None:
+def clear_killed(parent: Path) -> None:
     """Removes what killed processes were making in there; not what a living one makes."""
     for left in parent.glob(f".*{ASIDE}"):
         lock = _making(left.with_name(left.name[1 : -len(ASIDE)]))

@@ -151,7 +151,9 @@ def method_of(config: Mapping[str, Any]) -> Method:
 def part_of(node: Mapping[str, Any]) -> Part:
     """The actor that a config node builds. A seed is a repetition, not a method, but for the choice of samples."""
     kept = {key: value for key, value in node.items() if key not in PLUMBING and key != "seed"}
-    return Part(actor_name(str(node["_target_"])), tuple(sorted((key, plain(value)) for key, value in kept.items())))
+    return Part(
+        actor_name(str(node["_target_"])), tuple(sorted((key, comparable(value)) for key, value in kept.items()))
+    )
 
 
 def actor_name(target: str) -> str:
@@ -165,12 +167,12 @@ def actor_name(target: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().removesuffix(f"_{file}")
 
 
-def plain(value: Any) -> Value:
+def comparable(value: Any) -> Value:
     """A config's value as one that can be compared and kept in a set: 20 and 20.0 are the same."""
     if isinstance(value, Mapping):
-        return part_of(value) if "_target_" in value else tuple(sorted((k, plain(v)) for k, v in value.items()))
+        return part_of(value) if "_target_" in value else tuple(sorted((k, comparable(v)) for k, v in value.items()))
     if isinstance(value, (list, tuple)):
-        return tuple(plain(one) for one in value)
+        return tuple(comparable(one) for one in value)
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -211,7 +213,7 @@ def defaults(group: str, name: str) -> dict[str, Value]:
     file = CONF / group / f"{name}.yaml"
     known = name.isidentifier() and file.is_file()  # a stranger's run may be called anything, a path among others
     node = yaml.safe_load(file.read_text(encoding="utf-8")) if known else {}
-    return {key: plain(value) for key, value in (node or {}).items() if key != "defaults"}
+    return {key: comparable(value) for key, value in (node or {}).items() if key != "defaults"}
 
 
 def control_of(method: Method, shares: Mapping[Method, float]) -> Method | None:

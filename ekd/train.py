@@ -125,7 +125,7 @@ def begin(config: DictConfig, run: Path, made: dict[str, Any], now: Standing, tr
 
 def check_start(config: DictConfig) -> None:
     """Before any work: where the weights come from."""
-    from ekd.models.checkpoint import check
+    from ekd.models.checkpoint import check_checkpoint
 
     if config.ckpt is not None and config.ckpt_from is not None:
         raise ValueError(
@@ -133,7 +133,7 @@ def check_start(config: DictConfig) -> None:
         )
     for path in (config.ckpt, config.ckpt_from):
         if path is not None:
-            check(Path(path))
+            check_checkpoint(Path(path))
 
 
 def save_student(student: Student, data: TraceData, folder: Path) -> None:
@@ -148,7 +148,7 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, benchmark: Benc
     from ekd.cli.run_log import log_outcome
     from ekd.files import write_json
     from ekd.report.pages import run_page
-    from ekd.report.run import table
+    from ekd.report.run import outcome_table
 
     figures = outcome["figures"]
     write_json(run / "metrics.json", outcome)
@@ -156,7 +156,7 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, benchmark: Benc
     logged = log_outcome(
         trainer.loggers, outcome, metrics, benchmark.questions(), run / "answers.jsonl", trainer.global_step
     )
-    show(table(figures))
+    show(outcome_table(figures))
     return [f"report      {run_page(run)}", *logged]
 
 
@@ -227,7 +227,7 @@ def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[s
     """Prints the plan. -> its peak, GB (1e9 bytes)."""
     from rich import print as show
 
-    from ekd.distill.memory_plan import largest, plan, table
+    from ekd.distill.memory_plan import largest, plan, plan_table
 
     if config.plan not in (True, "measure"):
         raise ValueError(f"plan is false, true (say it and stop) or measure (say it and train), not {config.plan!r}")
@@ -237,7 +237,7 @@ def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[s
     student.build = replace(student.build, gradient_checkpointing=True)
     least = largest(student, config.plan_gb, precision, packing=packing)
     student.build = build_as_given
-    show(table(now, most, config.plan_gb, least))
+    show(plan_table(now, most, config.plan_gb, least))
     return {"planned": now.peak / 1e9}
 
 

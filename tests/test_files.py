@@ -10,7 +10,7 @@ import sys
 import pytest
 from filelock import FileLock
 
-from ekd.files import SEAL, Damaged, check_seal, clean, is_complete, make_folder, read_json, write_json
+from ekd.files import SEAL, Damaged, check_seal, clear_killed, is_complete, make_folder, read_json, write_json
 
 
 def fill(folder):
@@ -75,7 +75,7 @@ def test_a_folder_is_complete_or_absent_and_a_kill_leaves_nothing_for_long(tmp_p
     assert killed.returncode == -9 and not (tmp_path / "other").exists()
     (left,) = tmp_path.glob(".other.aside")
     with FileLock(tmp_path / ".other.lock"):  # as a living process holds it
-        clean(tmp_path)
+        clear_killed(tmp_path)
         assert left.exists()
     make_folder(tmp_path / "mine", fill)  # the next start, of a neighbour even
     assert not left.exists() and is_complete(tmp_path / "mine")

@@ -16,7 +16,7 @@ import pytest
 from fake_traces import fake_trace
 
 import ekd.trace
-from ekd.eval.metrics import table
+from ekd.eval.metrics import metrics_table
 from ekd.files import read_json
 from ekd.mistakes import sentence
 from ekd.outside import check_tree, visible
@@ -70,7 +70,7 @@ def all_refuse(store: Path, out: Path, says: str, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("name", ["../../outside/precious.txt", "/etc/passwd", "a/b.arrows", ".", "x.arrows", None, 7])
 def test_a_manifest_may_name_only_shards_of_its_own_folder(store, precious, tmp_path, name, capsys):
-    held = manifest.read(store)
+    held = manifest.read_manifest(store)
     name = str(precious) if name == "/etc/passwd" else name
     held["shards"].append({"file": name, "sha256": "0" * 64, "bytes": 4, "traces": 1, "tokens": 1})
     manifest.write(store, held)
@@ -85,7 +85,7 @@ def test_a_manifest_may_name_only_shards_of_its_own_folder(store, precious, tmp_
 
 @pytest.mark.parametrize("wrong", [{"bytes": -1}, {"bytes": 1 << 50}, {"traces": "many"}, {"sha256": None}])
 def test_sizes_in_a_manifest_are_sizes(store, wrong, capsys):
-    held = manifest.read(store)
+    held = manifest.read_manifest(store)
     held["shards"][0] |= wrong
     manifest.write(store, held)
     assert main(["verify", str(store)]) == 2
@@ -96,7 +96,7 @@ def test_sizes_in_a_manifest_are_sizes(store, wrong, capsys):
     "change", [{"origin": []}, {"shards": {}}, {"shards": ["x"]}, {"origin": {"vocab": 9, "temperatures": 3}}]
 )
 def test_a_manifest_of_another_shape_is_one_sentence(store, change, capsys):
-    manifest.write(store, manifest.read(store) | change)
+    manifest.write(store, manifest.read_manifest(store) | change)
     for command in (["verify"], ["inspect"]):
         assert main([command[0], str(store)]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
@@ -169,7 +169,7 @@ def test_bytes_that_nobody_encoded_are_one_sentence_though_their_checksum_is_rig
     data = stream([row], {"ekd": json.dumps({"origin": ORIGIN, "prompts_begin": []})})
     name = f"{'ab' * 12}.arrows"
     (store / "shards" / name).write_bytes(data)
-    held = manifest.read(store)
+    held = manifest.read_manifest(store)
     held["shards"].append({"file": name, "sha256": "0" * 64, "bytes": len(data), "traces": 1, "tokens": 20})
     manifest.write(store, held)
     assert main(["verify", str(store)]) == 1
@@ -248,5 +248,5 @@ def test_what_a_server_says_of_a_failure_steers_no_terminal(monkeypatch, capsys,
 def test_a_table_of_an_evaluation_steers_no_terminal(capsys):
     from rich import print as show
 
-    show(table(EVIL, [("who", EVIL)]))
+    show(metrics_table(EVIL, [("who", EVIL)]))
     assert harmless(capsys.readouterr().out.replace("\n", ""))

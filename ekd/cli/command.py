@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from ekd.cli.conf import composed, having, like, top
 from ekd.cli.kinds import check_kinds
-from ekd.cli.words import SHARES, check_secret, elsewhere, read, replaced, values
+from ekd.cli.words import SHARES, check_secret, elsewhere, parse_words, replaced, values
 from ekd.method import CONF
 from ekd.mistakes import mandatory, sentence
 from ekd.renamed import current_key
@@ -27,12 +27,12 @@ from ekd.renamed import current_key
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 
-def check(name: str, words: list[str]) -> list[str]:
+def check_command(name: str, words: list[str]) -> list[str]:
     """Raises ValueError, a sentence. Every word is looked at, and every value of a sweep, before a folder is made.
 
     -> notes on what will be done otherwise than some word says.
     """
-    overrides = read(name, words)
+    overrides = parse_words(name, words)
     if elsewhere(words):
         composed(name)  # now, because Hydra composes one configuration at a time, and `check_whole` asks
     if elsewhere(words) or SHOWING & set(words):  # of another configuration, `settle` looks at what comes of it

@@ -16,7 +16,7 @@ import yaml
 from ekd.method import CONF, NEAR, Method
 from ekd.report.cell import Cell
 from ekd.report.section import Section, sections
-from ekd.report.sweep import read
+from ekd.report.sweep import read_sweep
 
 OWN = ("selector", "signal", "method", "seed", "controls")  # groups and keys that a control says for itself
 ELSEWHERE = ("hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.mode", "hydra.run.")
@@ -30,7 +30,7 @@ class Control(NamedTuple):
 
 def missing_controls(sweep: Path) -> list[Control]:
     """One for each share that a method was seen to take and no random run of the sweep takes."""
-    return [control for section in sections(read(sweep)) for control in _of_section(section)]
+    return [control for section in sections(read_sweep(sweep)) for control in _of_section(section)]
 
 
 def _of_section(section: Section) -> list[Control]:

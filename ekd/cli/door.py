@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from ekd.cli.command import check, check_whole, settle
+from ekd.cli.command import check_command, check_whole, settle
 from ekd.cli.conf import PACKAGE
 from ekd.cli.embedded import job
 from ekd.cli.helping import choices, page
@@ -50,7 +50,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         _help(name, sys.argv[1:])
     sys.argv += job(name, sys.argv[1:])
     try:
-        for note in check(name, sys.argv[1:]):
+        for note in check_command(name, sys.argv[1:]):
             print(f"note: {note}", file=sys.stderr)
     except ValueError as mistake:
         _stop(sentence(mistake) or str(mistake))

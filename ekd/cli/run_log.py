@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from ekd.eval.answers import Answer, read
+from ekd.eval.answers import Answer, read_answers
 from ekd.types import Problem
 
 ANSWERS = 100  # so many of a run's answers are shown
@@ -28,7 +28,7 @@ def log_outcome(
     be absent. Closes the loggers; returns a line on each W&B run: its page, or how to upload it.
     """
     figures = outcome["figures"]
-    tables = {"answers": (COLUMNS, sample(problems, list(read(answers).values())))}
+    tables = {"answers": (COLUMNS, sample(problems, list(read_answers(answers).values())))}
     if "trace_entropy" in figures:
         tables["trace_entropy"] = (BINS, bins(**figures["trace_entropy"]))
     for logger in loggers:

@@ -41,7 +41,7 @@ ENVIRONMENT = (
 )
 
 
-def read(name: str, words: list[str]) -> list[Override]:
+def parse_words(name: str, words: list[str]) -> list[Override]:
     """The words that are values, parsed. Raises ValueError, a sentence."""
     for word in words:
         check_renamed(word)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from ekd.dataset.wording import NAMES, THINGS, Draft, amount, draft, factor, share, small
+from ekd.dataset.wording import NAMES, THINGS, Draft, amount, draft, factor, share_of_level, small
 
 
 def two_step(rng: Random, level: int) -> Draft:
@@ -86,7 +86,7 @@ def change(rng: Random, level: int) -> Draft:
 
 
 def discount(rng: Random, level: int) -> Draft:
-    price, p = factor(rng, level) * 20, share(rng, level)
+    price, p = factor(rng, level) * 20, share_of_level(rng, level)
     part, item = price * p // 100, rng.choice(["coat", "lamp", "bicycle", "camera", "table", "tent"])
     return draft(
         rng,

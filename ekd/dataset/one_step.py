@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from ekd.dataset.wording import NAMES, THINGS, Draft, amount, draft, factor, share, small
+from ekd.dataset.wording import NAMES, THINGS, Draft, amount, draft, factor, share_of_level, small
 
 
 def addition(rng: Random, level: int) -> Draft:
@@ -100,7 +100,7 @@ def division(rng: Random, level: int) -> Draft:
 
 
 def percent(rng: Random, level: int) -> Draft:
-    whole, p = factor(rng, level) * 20, share(rng, level)
+    whole, p = factor(rng, level) * 20, share_of_level(rng, level)
     part, who, thing = whole * p // 100, rng.choice(NAMES), rng.choice(THINGS)
     found = f"{p}% of {whole} is {whole} * {p} / 100 = {part}"
     return draft(

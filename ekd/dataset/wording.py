@@ -45,7 +45,7 @@ def small(rng: Random) -> int:
     return rng.randint(2, 9)
 
 
-def share(rng: Random, level: int) -> int:
+def share_of_level(rng: Random, level: int) -> int:
     """Percent; every one of them leaves a whole number of a multiple of 20."""
     return rng.choice([10, 20, 25, 50] if level == 1 else [5, 10, 15, 20, 25, 30, 40, 60, 75])
 

@@ -65,7 +65,7 @@ def check_run(run: Path) -> None:
     check_tree(run, [*FILES, *(folder.name for folder in run.glob("csv*"))])
 
 
-def plain(config: dict[str, Any], part: str, *, decided: Mapping[str, Any], own: str | None = None) -> Any:
+def checked_part(config: dict[str, Any], part: str, *, decided: Mapping[str, Any], own: str | None = None) -> Any:
     """A part of a run's config, checked: ready to be built, or to be put beside the user's own values.
 
     decided: by key, what only the user may say (whether to run a model's code, where a secret is), in place of the
@@ -73,8 +73,8 @@ def plain(config: dict[str, Any], part: str, *, decided: Mapping[str, Any], own:
     """
     found: Any = config
     for name in part.split("."):
-        found = found.get(name, Refused) if isinstance(found, dict) else Refused
-    if found is Refused or isinstance(found, dict) != bool(USES[part]):
+        found = found.get(name, Missing) if isinstance(found, dict) else Missing
+    if found is Missing or isinstance(found, dict) != bool(USES[part]):
         raise ValueError(f"the run's config says nothing that can be used of {part}: give another run")
     if own is not None:
         found = {key: value for key, value in found.items() if key != "_target_"}
@@ -82,7 +82,7 @@ def plain(config: dict[str, Any], part: str, *, decided: Mapping[str, Any], own:
     return checked if own is None else checked | {"_target_": own}
 
 
-class Refused:
+class Missing:
     """Stands for what a config does not hold; null is a value."""
 
 

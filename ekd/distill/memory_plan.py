@@ -161,7 +161,7 @@ def largest(student: Student, device_gb: float, precision: str, **shape: Any) ->
     return best
 
 
-def table(planned: Plan, most: Plan | None, device_gb: float, less: Plan | None = None) -> Table:
+def plan_table(planned: Plan, most: Plan | None, device_gb: float, less: Plan | None = None) -> Table:
     """For a person. less: the largest with gradient checkpointing."""
     view = Table(title=f"memory of one step with data.max_tokens={planned.tokens:,}", show_header=False)
     for name in ("parameters", "gradients", "optimizer", "activations", "head"):

@@ -31,7 +31,7 @@ def standing(run: Path, made: dict[str, Any]) -> Standing:
     """Touches nothing: every rank may ask."""
     damage = ""
     try:
-        begun = read(run / "run.json")
+        begun = read_made(run / "run.json")
         if begun is None:
             return Standing()
         if identity(begun, run) != identity(made, run):
@@ -39,7 +39,7 @@ def standing(run: Path, made: dict[str, Any]) -> Standing:
     except Damaged as error:
         return Standing(other=True, damage=str(error))
     try:
-        if read(run / "metrics.json") is not None:
+        if read_made(run / "metrics.json") is not None:
             check_seal(run / "student")
             return Standing(finished=True)
     except Damaged as error:
@@ -113,7 +113,7 @@ def keep_curve(run: Path) -> None:
         curve.rename(aside / curve.name)
 
 
-def read(file: Path) -> dict[str, Any] | None:
+def read_made(file: Path) -> dict[str, Any] | None:
     """None where there is none. Raises Damaged, which names it."""
     if not file.exists():
         return None

@@ -49,7 +49,7 @@ class AnswerFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         acquire(self.lock, f"writes {self.path}")
         cut_torn(self.path)
-        self.answers = read(self.path)
+        self.answers = read_answers(self.path)
         self.file = self.path.open("a")
         return self
 
@@ -78,7 +78,7 @@ def keep_beside(run: Path, found: Mapping[str, Path]) -> None:
         shutil.copyfile(path, run / f"answers_{name}.jsonl")
 
 
-def read(path: Path) -> dict[Key, Answer]:
+def read_answers(path: Path) -> dict[Key, Answer]:
     """Complete lines only. Raises ValueError, with the line's number, for one that is not an answer."""
     answers: dict[Key, Answer] = {}
     for number, line in whole_lines(path):

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ekd.eval.answers import Answer, read
-from ekd.eval.metrics import Row, by_problem, share, table
+from ekd.eval.answers import Answer, read_answers
+from ekd.eval.metrics import Row, by_problem, metrics_table, share_of_status
 from ekd.eval.statistics import LEVEL, Difference, difference, told_apart
 from ekd.mistakes import Parser, sentence
 from ekd.outside import visible
@@ -62,24 +62,24 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     try:
         a, b = locate(given.a), locate(given.b)
-        found = compare(list(read(a).values()), list(read(b).values()))
+        found = compare(list(read_answers(a).values()), list(read_answers(b).values()))
     except (ValueError, OSError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
-    missing = max(len(by_problem(list(read(path).values()))) for path in (a, b)) - found.problems
+    missing = max(len(by_problem(list(read_answers(path).values()))) for path in (a, b)) - found.problems
     print(f"A {a.parent}\nB {b.parent}")
-    show(table("B against A", rows(found, missing)))
+    show(metrics_table("B against A", table_rows(found, missing)))
     for flip in found.flips[:SHOWN]:
         line = f"{flip.problem_id}: answer {flip.reference}, A {_said(flip, 'a')}, B {_said(flip, 'b')}"
         print(visible(f"{'+' if flip.b > flip.a else '-'} {line}"))
     if len(found.flips) > SHOWN:
         print(f"... and {len(found.flips) - SHOWN} more; --out FILE.json holds all")
     if given.out:
-        given.out.write_text(json.dumps(plain(found, a, b), indent=1))
+        given.out.write_text(json.dumps(comparison_json(found, a, b), indent=1))
     return 0
 
 
-def rows(found: Comparison, missing: int = 0) -> list[Row]:
+def table_rows(found: Comparison, missing: int = 0) -> list[Row]:
     change = found.change
     points = [100 * v for v in (change.value, change.low, change.high)]
     gained = sum(f.b > f.a for f in found.flips)
@@ -102,7 +102,7 @@ def words(change: Difference) -> str:
     return f"not told apart{why}"
 
 
-def plain(found: Comparison, a: Path, b: Path) -> dict[str, Any]:
+def comparison_json(found: Comparison, a: Path, b: Path) -> dict[str, Any]:
     return {
         "A": str(a),
         "B": str(b),
@@ -128,7 +128,7 @@ def locate(path: Path) -> Path:
 
 def _flip(ours: list[Answer], theirs: list[Answer]) -> Flip:
     first = ours[0]
-    right = share(ours, "correct"), share(theirs, "correct")
+    right = share_of_status(ours, "correct"), share_of_status(theirs, "correct")
     return Flip(first.problem_id, first.reference, *right, first.extracted, theirs[0].extracted)
 
 

@@ -25,13 +25,13 @@ def summary(answers: Sequence[Answer], *, asked: int, same: Same) -> dict[str, f
     sheets = by_problem(answers)
     single = all(len(sheet) == 1 for sheet in sheets)
     result: dict[str, float] = {"problems": len(sheets), "answers": len(answers), "failed": asked - len(answers)}
-    result |= _with_interval("accuracy", [share(sheet, "correct") for sheet in sheets], single)
+    result |= _with_interval("accuracy", [share_of_status(sheet, "correct") for sheet in sheets], single)
     for k in [] if single else rungs(min(map(len, sheets))):
         solved = [pass_at(k, len(sheet), sum(a.status == "correct" for a in sheet)) for sheet in sheets]
         result |= _with_interval(f"pass@{k}", solved, False)
     if not single:
         result |= _with_interval("majority", [majority(sheet, same) for sheet in sheets], True)
-    result["unparseable"] = share(answers, "unparseable")
+    result["unparseable"] = share_of_status(answers, "unparseable")
     result["truncated"] = _mean([a.finish == "length" for a in answers])
     result["endless"] = _mean([a.endless for a in answers])
     result["tokens"] = _mean([a.tokens for a in answers])
@@ -48,7 +48,7 @@ def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
     return list(sheets.values())
 
 
-def share(answers: Sequence[Answer], status: str) -> float:
+def share_of_status(answers: Sequence[Answer], status: str) -> float:
     return _mean([a.status == status for a in answers])
 
 
@@ -72,7 +72,7 @@ def majority(sheet: Sequence[Answer], same: Same) -> float:
     return _mean([p[0].status == "correct" for p in parties if len(p) == most])
 
 
-def rows(result: dict[str, float]) -> list[Row]:
+def table_rows(result: dict[str, float]) -> list[Row]:
     """For the table: what it is, and what came out."""
     problems = int(result["problems"])
     several = "pass@1" in result
@@ -111,7 +111,7 @@ def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else 0.0
 
 
-def table(title: str, view: Sequence[Row]) -> Table:
+def metrics_table(title: str, view: Sequence[Row]) -> Table:
     """For a person at a terminal."""
     shown = Table(title=Text(visible(title)), show_header=False, title_justify="left")
     for row in view:

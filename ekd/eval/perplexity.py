@@ -81,7 +81,7 @@ def batched(traces: Sequence[Trace], vocab: int, max_tokens: int, *, draws: bool
         yield collate([ordered[i] for i in batch])
 
 
-def rows(reading: Reading) -> list[Row]:
+def table_rows(reading: Reading) -> list[Row]:
     view = [
         ("tokens", f"{reading.tokens:,}"),
         ("perplexity", f"{reading.perplexity:.3f} ({reading.ce:.4f} nats a token)"),
@@ -95,7 +95,7 @@ def rows(reading: Reading) -> list[Row]:
     return view
 
 
-def plain(reading: Reading) -> dict[str, Any]:
+def reading_json(reading: Reading) -> dict[str, Any]:
     return {**reading._asdict(), "bins": [b._asdict() for b in reading.bins]}
 
 

@@ -116,12 +116,12 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Raises ValueError for one that is missing or not as it was written. Nothing in it is run (weights_only)."""
-    check(path)
+    check_checkpoint(path)
     loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded
 
 
-def check(path: Path) -> None:
+def check_checkpoint(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}; a run's are in RUN/checkpoints")
     if not is_whole(path):

@@ -13,7 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ekd.models.logits import EMPTY, Distill, Pool, Product, as_product, chunk_rows, chunks, finish, look, multiply
+from ekd.models.logits import (
+    EMPTY,
+    Distill,
+    Pool,
+    Product,
+    as_product,
+    chunk_rows,
+    chunks,
+    finish,
+    multiply,
+    split_view,
+)
 from ekd.types import Loss, Stats
 
 if TYPE_CHECKING:
@@ -164,7 +175,7 @@ def stats(hidden: Tensor, head: Head, teacher_ids: Tensor, *, budget_mb: float) 
 
 
 def _look(part: Product, pool: Pool, ids: Tensor) -> Stats:
-    view = look(part, pool, ids)
+    view = split_view(part, pool, ids)
     (_, top, total, known), dot, highest = view
     scores = view.split.scores()
     log_q = scores.log_softmax(1).clamp_min_(EMPTY)

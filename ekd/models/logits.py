@@ -168,7 +168,7 @@ class View(NamedTuple):
     highest: Tensor  # (n, 1) the tail's most likely id
 
 
-def look(part: Product, pool: Pool, ids: Tensor) -> View:
+def split_view(part: Product, pool: Pool, ids: Tensor) -> View:
     """What `split` does, and a little more, with nothing left to take a gradient of."""
     multiply(part, pool.product)
     safe, z = fill(ids), pool.exps[-1]

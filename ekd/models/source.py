@@ -16,7 +16,7 @@ from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from ekd.files import SEAL, Damaged, clean, digest, is_complete, make_folder, read_json, write_json
+from ekd.files import SEAL, Damaged, clear_killed, digest, is_complete, make_folder, read_json, write_json
 from ekd.models.tiny import is_tiny, tiny_config
 
 EMBEDDED = "smollm2"
@@ -168,7 +168,7 @@ def _converted(gguf: Path) -> Path:
     (sha256,) = Digests(home()).of([gguf]).values()
     folder = home() / "models" / f"{gguf.stem}-{sha256[:16]}"
     if is_complete(folder):
-        clean(folder.parent)
+        clear_killed(folder.parent)
     else:
         make_folder(folder, partial(_convert, gguf), again=False)
     return folder

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ekd.eval.answers import Answer, Key, read
+from ekd.eval.answers import Answer, Key, read_answers
 
 COLUMNS = (  # file of a run's folder, and who wrote it
     ("answers_before.jsonl", "student before"),
@@ -29,7 +29,7 @@ DARKEST = 2.0  # nats of entropy, from where on a token is shaded as darkly as c
 
 def view(run: Path) -> dict[str, Any] | None:
     """All answers, those that training changed for the better first; None where the run has no benchmark."""
-    known = {who: read(run / file) for file, who in COLUMNS}
+    known = {who: read_answers(run / file) for file, who in COLUMNS}
     after = known["student after"]
     if not after:
         return None

@@ -8,12 +8,12 @@ from ekd.distill.fence import check_run
 from ekd.outside import check_tree
 from ekd.report import run_view, sweep_view
 from ekd.report.page import folder
-from ekd.report.sweep import read
+from ekd.report.sweep import read_sweep
 
 
 def sweep_page(path: Path, out: Path | None = None) -> Path:
     """-> the page, PATH/report/index.html unless `out` names another folder. Raises ValueError as `sweep.read` does."""
-    sweep = read(path)
+    sweep = read_sweep(path)
     check_tree(path, ["report"])
     where = folder(out or path / "report", png=True)
     return where.render("sweep.html", **sweep_view.view(sweep, where))

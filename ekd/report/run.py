@@ -9,7 +9,7 @@ from rich.table import Table
 from ekd.eval.metrics import accuracy
 
 
-def table(figures: dict[str, Any]) -> Table:
+def outcome_table(figures: dict[str, Any]) -> Table:
     """figures: as in metrics.json."""
     view = Table(title="what came out", show_header=False, title_justify="left")
     before, after = figures.get("before", {}), figures["after"]

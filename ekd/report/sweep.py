@@ -55,7 +55,7 @@ class Curve(NamedTuple):
     kl: list[float]
 
 
-def read(path: Path) -> Sweep:
+def read_sweep(path: Path) -> Sweep:
     """Raises ValueError, in a sentence, where there is nothing to report on or two cells claim to be the same one."""
     if not path.is_dir():
         raise ValueError(f"sweep={path} is no folder; give the one that holds METHOD/seed_N/ (hydra.sweep.dir)")

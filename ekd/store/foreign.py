@@ -30,18 +30,18 @@ class Columns(NamedTuple):
     labels: str = "labels"  # -100 (or anything that is not the input id) where the token is prompt
 
 
-class Refused(NamedTuple):
+class RefusedRow(NamedTuple):
     where: str  # file and line, or row
     why: str
 
 
-def take(rows: Iterable[Row], columns: Columns, store: Store) -> Iterator[Refused]:
+def take(rows: Iterable[Row], columns: Columns, store: Store) -> Iterator[RefusedRow]:
     """Keeps every sound row and yields the others, each by its place. However it ends, what was read is kept."""
     some: list[Part] = []
     kept = refused = 0
     try:
         for found in parts(rows, columns, store.layout):
-            if isinstance(found, Refused):
+            if isinstance(found, RefusedRow):
                 refused += 1
                 yield found
                 if not kept and refused == HOPELESS:
@@ -59,7 +59,7 @@ def take(rows: Iterable[Row], columns: Columns, store: Store) -> Iterator[Refuse
         store.put(some)
 
 
-def parts(rows: Iterable[Row], columns: Columns, layout: Layout) -> Iterator[Part | Refused]:
+def parts(rows: Iterable[Row], columns: Columns, layout: Layout) -> Iterator[Part | RefusedRow]:
     """Each row packed for a store, or why it cannot be."""
     for at, (where, example) in enumerate(rows):
         try:
@@ -67,7 +67,7 @@ def parts(rows: Iterable[Row], columns: Columns, layout: Layout) -> Iterator[Par
                 raise ValueError(example)
             yield part(trace(example, columns, layout.vocab, at), layout)
         except ValueError as error:
-            yield Refused(where, str(error))
+            yield RefusedRow(where, str(error))
 
 
 def trace(example: Mapping[str, Any], columns: Columns, vocab: int, at: int) -> Trace:

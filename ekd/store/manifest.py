@@ -41,7 +41,7 @@ def check_folder(folder: Path) -> None:
         check_plain(folder / part)
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises ValueError, one sentence, for what is not a manifest, is damaged, or is newer than this program."""
     path = folder / NAME
     check_folder(folder)

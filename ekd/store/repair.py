@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ekd.outside import check_plain, plain_file
 from ekd.store import manifest as manifests
 from ekd.store.invariants import check
-from ekd.store.shard import Part, Shard, digest
+from ekd.store.shard import Part, Shard, plain_digest
 from ekd.store.store import layout_of, lock, write_shard
 
 
@@ -26,7 +26,7 @@ def verify(path: Path | str) -> Findings:
     Raises ValueError when there is no manifest to go by.
     """
     folder = Path(path)
-    manifest = manifests.read(folder)
+    manifest = manifests.read_manifest(folder)
     traces = tokens = 0
     damage: list[str] = []
     seen: set[str] = set()
@@ -54,7 +54,7 @@ def file_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
         return [f"shard {file.name}: the file is missing; its {entry['traces']} traces are lost"]
     if file.stat().st_size != entry["bytes"]:
         return [f"shard {file.name}: {file.stat().st_size:,} bytes long, {entry['bytes']:,} were written"]
-    return [] if digest(file) == entry["sha256"] else [f"shard {file.name}: its sha256 is not the manifest's"]
+    return [] if plain_digest(file) == entry["sha256"] else [f"shard {file.name}: its sha256 is not the manifest's"]
 
 
 def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
@@ -89,7 +89,7 @@ def repair(path: Path | str) -> list[str]:
         )
     with lock(folder):
         try:
-            manifest = manifests.read(folder)
+            manifest = manifests.read_manifest(folder)
         except manifests.Damaged:
             manifest = rebuilt(folder)
             done.append(f"the manifest was rebuilt from {len(manifest['shards'])} shards")
@@ -120,7 +120,7 @@ def rebuilt(folder: Path) -> dict[str, Any]:
             continue
         manifest = manifest or manifests.new(shard.origin)
         if shard.origin == manifest["origin"]:
-            name = digest(file)
+            name = plain_digest(file)
             entry = {"file": file.name, "sha256": name if name.startswith(file.stem) else file.stem}
             sizes = {"bytes": file.stat().st_size, "traces": len(shard), "tokens": sum(shard.column("response"))}
             manifest["shards"].append(entry | sizes)

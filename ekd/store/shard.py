@@ -5,7 +5,6 @@ Each prompt is kept once however many samples it has, and what all prompts of a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from ekd.files import digest
 from ekd.outside import check_plain
 from ekd.store.codec import Layout, decode, encode
 from ekd.store.squeeze import Reader, Writer
@@ -160,14 +160,10 @@ def checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Packed, 
     return check
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file, a MiB at a time. Raises ValueError for a link or a device, which might never end."""
+def plain_digest(path: Path) -> str:
+    """sha256 of a file. Raises ValueError for a link or a device, which might never end."""
     check_plain(path)
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            total.update(part)
-    return total.hexdigest()
+    return digest(path)
 
 
 class Shard:

@@ -15,7 +15,7 @@ from ekd.files import replace
 from ekd.outside import plain_file, visible
 from ekd.store import manifest as manifests
 from ekd.store.codec import Layout
-from ekd.store.shard import Part, Shard, assemble, digest, part
+from ekd.store.shard import Part, Shard, assemble, part, plain_digest
 from ekd.types import Trace
 
 OPEN = 128  # shards kept open at once: each holds a file descriptor
@@ -28,7 +28,7 @@ class Store:
     def __init__(self, path: Path | str):
         """Raises ValueError, one sentence, when `path` is not a store, is newer than this ekd, or is damaged."""
         self.path = Path(path)
-        self._load(manifests.read(self.path))
+        self._load(manifests.read_manifest(self.path))
         self._open: dict[str, Shard] = {}
         self._known: set[str] = set()  # shard files that the index covers
         self._where: dict[str, tuple[str, int]] = {}  # key -> (shard file, row)
@@ -60,7 +60,7 @@ class Store:
 
     def keys(self) -> set[str]:
         """Keys of finished, readable traces, with those that other processes have finished since."""
-        self._load(manifests.read(self.path))
+        self._load(manifests.read_manifest(self.path))
         self._scan()
         return set(self._where)
 
@@ -133,7 +133,7 @@ class Store:
         """Take in whole shards that a killed writer had not yet put into the manifest; remove unfinished files."""
         try:
             with lock(self.path):
-                self._load(manifests.read(self.path))
+                self._load(manifests.read_manifest(self.path))
                 for file in (self.path / "shards").glob("*.tmp"):
                     if plain_file(file):
                         file.unlink()
@@ -144,7 +144,7 @@ class Store:
             return  # a read-only store is read as it is
 
     def _adopt(self, file: Path) -> None:
-        name = digest(file)
+        name = plain_digest(file)
         if not name.startswith(file.stem):
             return  # damaged: `verify` names it
         shard = Shard(file)
@@ -161,7 +161,7 @@ class Store:
 
     def _record(self, shard: dict[str, Any]) -> None:
         """The manifest comes last: a shard that it does not name does not exist."""
-        manifest = manifests.read(self.path)
+        manifest = manifests.read_manifest(self.path)
         manifest["shards"].append(shard)
         manifests.write(self.path, manifest)
         self._load(manifest)
@@ -214,7 +214,7 @@ def lock(folder: Path) -> FileLock:
 def start(folder: Path, origin: dict[str, Any]) -> None:
     """The first manifest, unless another writer was quicker. Raises ValueError where one has been lost."""
     if (folder / manifests.NAME).exists() or any((folder / "shards").glob("*.arrows")):
-        manifests.read(folder)
+        manifests.read_manifest(folder)
     else:
         manifests.write(folder, manifests.new(origin))
 

@@ -86,18 +86,18 @@ def export(store: Store, target: Path, some: int = 512) -> int:
     if target.suffix == ".jsonl":
         with unfinished.open("w", encoding="utf-8") as file:
             for key in keys:
-                file.write(json.dumps(plain(store[key]), ensure_ascii=False) + "\n")
+                file.write(json.dumps(trace_json(store[key]), ensure_ascii=False) + "\n")
     else:
         about = COLUMNS.with_metadata({"ekd.origin": json.dumps(store.origin)})
         with pq.ParquetWriter(unfinished, about, compression="zstd") as writer:
             for at in range(0, len(keys), some):
-                rows = [plain(store[key]) for key in keys[at : at + some]]
+                rows = [trace_json(store[key]) for key in keys[at : at + some]]
                 writer.write_table(pa.Table.from_pylist(rows, schema=about))
     unfinished.replace(target)
     return len(keys)
 
 
-def plain(trace: Trace) -> dict[str, object]:
+def trace_json(trace: Trace) -> dict[str, object]:
     """A trace as plain values; -inf (no tail, no mass) is None, because JSON has no infinity."""
     out: dict[str, object] = {}
     for name in COLUMNS.names:

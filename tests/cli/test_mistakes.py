@@ -433,13 +433,15 @@ def test_a_percent_below_one_is_taken_where_it_is_written_so():
 
 
 def test_a_word_that_a_later_one_replaces_is_said_and_not_refused():
-    from ekd.cli.command import check
+    from ekd.cli.command import check_command
     from ekd.cli.door import register
 
     register()
-    notes = check("train", ["seed=1", "seed=1", "selector=topk", "selector=bucket", "selector.lower=70", "seed=1"])
+    notes = check_command(
+        "train", ["seed=1", "seed=1", "selector=topk", "selector=bucket", "selector.lower=70", "seed=1"]
+    )
     assert notes == ["selector=topk is replaced by the later selector=bucket"]
-    assert check("train", ["-m", "seed=0,1", "seed=0"]) == ["seed=0,1 is replaced by the later seed=0"]
+    assert check_command("train", ["-m", "seed=0,1", "seed=0"]) == ["seed=0,1 is replaced by the later seed=0"]
 
 
 def test_a_secret_in_a_file_of_the_user_s_own_is_not_written(tmp_path, monkeypatch, capsys):

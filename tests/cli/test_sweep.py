@@ -21,7 +21,7 @@ from ekd.files import write_json as write
 from ekd.models.checkpoint import save
 from ekd.report.outcome import outcome
 from ekd.report.section import sections
-from ekd.report.sweep import Lost, read
+from ekd.report.sweep import Lost, read_sweep
 from ekd.store.store import Store
 
 # What experiment=tiny sets, on the command line: `experiment` is the sweep's here.
@@ -317,7 +317,7 @@ def test_every_method_of_a_sweep_over_any_groups_ends_beside_a_random_control(pl
                "loss=forward_kl,reverse_kl", "seed=0", f"hydra.sweep.dir={sweep}", cwd=place)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"report      {sweep / 'report' / 'index.html'}" in done.stdout
-    section = sections(read(sweep))[0]
+    section = sections(read_sweep(sweep))[0]
     controls = {one.name: str(section.control(one)) for one in section.methods if one.selects}
     assert controls == {
         "topk_20": "random_20", "topk_20-reverse_kl": "random_20-reverse_kl",

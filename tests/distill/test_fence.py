@@ -14,7 +14,7 @@ from test_train import ekd
 
 from ekd.cli.conf import composed
 from ekd.cli.door import build
-from ekd.distill.fence import check_run, config_of, plain
+from ekd.distill.fence import check_run, checked_part, config_of
 from ekd.models.load import load_model, load_tokenizer
 from ekd.report.viewer.reading import dataset_of
 
@@ -59,7 +59,7 @@ CALLS = [  # what is no class of a room, however it is written
 def test_only_classes_of_the_room_are_built(target: Any, deep: bool) -> None:
     bad = ARITHMETIC | ({"kinds": [{"x": {"_target_": target}}]} if deep else {"_target_": target})
     with pytest.raises(ValueError, match="stranger") as caught:
-        plain({"dataset": bad}, "dataset", decided={})
+        checked_part({"dataset": bad}, "dataset", decided={})
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -67,7 +67,7 @@ def test_only_classes_of_the_room_are_built(target: Any, deep: bool) -> None:
 def test_instructions_to_hydra_are_refused(key: str) -> None:
     for bad in (ARITHMETIC | {key: True}, ARITHMETIC | {"levels": [{key: []}]}):
         with pytest.raises(ValueError, match=f"{key} is .*stranger"):
-            plain({"dataset": bad}, "dataset", decided={})
+            checked_part({"dataset": bad}, "dataset", decided={})
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "a ${oc.env:HF_TOKEN,x} b", "${..seed}", "???", r"\${oc.env:A}"])
@@ -78,39 +78,41 @@ def test_interpolations_are_refused_wherever_they_stand(text: str) -> None:
         ("student.model", {"student": {"model": text}}),
     ):
         with pytest.raises(ValueError, match="which no trained run holds"):
-            plain(config, part, decided={})
+            checked_part(config, part, decided={})
 
 
 @pytest.mark.parametrize("config", [{}, {"dataset": None}, {"dataset": "x"}, {"dataset": []}, []])
 def test_a_part_that_is_not_there_is_a_sentence(config: Any) -> None:
     for part in ("dataset", "data.collector", "student.model"):
         with pytest.raises(ValueError, match=f"nothing that can be used of {part}"):
-            plain(config, part, decided={})
+            checked_part(config, part, decided={})
 
 
 def test_what_a_run_of_ours_holds_is_built_as_it_was() -> None:
     mixed = {"_target_": "ekd.dataset.mixed.Mixed", "parts": {"a": ARITHMETIC}, "weights": None}
-    assert plain({"dataset": mixed}, "dataset", decided={}) == mixed
-    assert type(build(plain({"dataset": mixed}, "dataset", decided={}))).__name__ == "Mixed"
-    assert build(plain({"prompt": PROMPT}, "prompt", decided={})).shots == 0
-    assert plain({"student": {"model": "smollm2", "layers": [0, 5]}}, "student.layers", decided={}) == [0, 5]
+    assert checked_part({"dataset": mixed}, "dataset", decided={}) == mixed
+    assert type(build(checked_part({"dataset": mixed}, "dataset", decided={}))).__name__ == "Mixed"
+    assert build(checked_part({"prompt": PROMPT}, "prompt", decided={})).shots == 0
+    assert checked_part({"student": {"model": "smollm2", "layers": [0, 5]}}, "student.layers", decided={}) == [0, 5]
 
 
 def test_a_runs_word_for_secrets_and_for_code_is_not_taken() -> None:
     teacher = {"_target_": "ekd.teacher.openai.OpenAI", "endpoints": ["http://evil"], "api_key_env": "AWS_SECRET"}
     made = {"_target_": "ekd.data.collect.Collector", "teacher": teacher, "trust_remote_code": True}
-    held = plain({"data": {"collector": made}}, "data.collector", decided=NO)
+    held = checked_part({"data": {"collector": made}}, "data.collector", decided=NO)
     assert (held["trust_remote_code"], held["teacher"]["api_key_env"]) == (False, None)
     with pytest.raises(ValueError, match="stranger"):
-        plain({"data": {"collector": made | {"teacher": {"_target_": "os.system"}}}}, "data.collector", decided=NO)
+        checked_part(
+            {"data": {"collector": made | {"teacher": {"_target_": "os.system"}}}}, "data.collector", decided=NO
+        )
 
 
 def test_the_users_own_class_is_the_users_word() -> None:
     bad = ARITHMETIC | {"_target_": "mine.Dataset"}
-    held = plain({"dataset": bad}, "dataset", decided={}, own="mine.Dataset")
+    held = checked_part({"dataset": bad}, "dataset", decided={}, own="mine.Dataset")
     assert held == bad
     with pytest.raises(ValueError, match="stranger"):  # but only for the whole
-        plain({"dataset": bad | {"kinds": {"_target_": "os.system"}}}, "dataset", decided={}, own="mine.Dataset")
+        checked_part({"dataset": bad | {"kinds": {"_target_": "os.system"}}}, "dataset", decided={}, own="mine.Dataset")
 
 
 # ---- folders
@@ -228,4 +230,4 @@ def test_a_plugin_of_the_users_own_trains_and_is_named_again_to_be_evaluated(pla
 @pytest.mark.parametrize("words", [["contrast=with_answer"], ["policy=student"], ["teacher_prompt=few_shot"]])
 def test_what_our_own_runs_say_of_their_texts_may_be_read_back(words):
     data: Any = OmegaConf.to_container(composed("train", tuple(words)).data, resolve=True)
-    assert plain({"data": data}, "data.collector", decided=NO)["_target_"].endswith("Collector")
+    assert checked_part({"data": data}, "data.collector", decided=NO)["_target_"].endswith("Collector")

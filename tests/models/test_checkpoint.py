@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 from ekd.cli.door import CONF
 from ekd.distill.run_folder import hold
 from ekd.distill.strategy import check_strategy
-from ekd.models.checkpoint import Checkpoints, check, deciding, load
+from ekd.models.checkpoint import Checkpoints, check_checkpoint, deciding, load
 
 CONFIG = {
     "selector": {"lower": 70},
@@ -49,7 +49,7 @@ def test_any_bit_flip_or_cut_is_named(tmp_path):
         damaged[lot.randrange(len(whole))] ^= 1 << lot.randrange(8)
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.ckpt is damaged"):
-            check(file)
+            check_checkpoint(file)
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"a\.ckpt is damaged"):

@@ -27,7 +27,7 @@ from ekd.report.outcome import outcome
 from ekd.report.pages import run_page, sweep_page
 from ekd.report.plain import inert
 from ekd.report.section import results, sections
-from ekd.report.sweep import Curve, curve, read
+from ekd.report.sweep import Curve, curve, read_sweep
 from ekd.report.sweep_view import averaged, write_cells
 from ekd.report.tables import method_table
 
@@ -88,7 +88,7 @@ def test_the_words_follow_from_the_numbers(page):
 def test_a_cell_of_a_csv_file_is_no_formula(text, tmp_path):
     assert inert(text) == f"'{text}"
     write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
-    cell = read(tmp_path).cells[0]
+    cell = read_sweep(tmp_path).cells[0]
     write_cells([cell._replace(budget=text)], tmp_path / "cells.csv")
     with (tmp_path / "cells.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["budget"] == f"'{text}"
@@ -129,11 +129,11 @@ def test_where_nothing_matters_no_difference_is_said(tmp_path):
 
 def test_a_method_of_two_names_is_compared_once(tmp_path):
     write_sweep(tmp_path)
-    before = results(sections(read(tmp_path))[0])[0]
+    before = results(sections(read_sweep(tmp_path))[0])[0]
     for seed in range(3):
         kl = before.table[method("topk_10")][seed]
         write_cell(tmp_path / "steps" / "bucket_90_100" / f"seed_{seed}", made("bucket_90_100", seed, kl))
-    main = results(sections(read(tmp_path))[0])[0]
+    main = results(sections(read_sweep(tmp_path))[0])[0]
     assert (len(before.tested), len(main.tested), len(main.comparisons)) == (34, 32, 34)
     for control in ("vanilla", "random_10"):
         topk, bucket = (main.against(method(name), method(control)) for name in ("topk_10", "bucket_90_100"))
@@ -210,7 +210,7 @@ def test_any_group_may_vary_and_its_parts_are_columns(tmp_path):
             "signal": {"_target_": f"ekd.signal.{signal}.{signals[signal]}"},
         }
         write_cell(tmp_path / str(place), cell)
-    section = sections(read(tmp_path))[0]
+    section = sections(read_sweep(tmp_path))[0]
     assert [one.name for one in section.methods] == [
         *("random_20", "random_20-reverse_kl", "topk_20"),
         *("topk_20-reverse_kl", "topk_20-student_entropy", "topk_20-student_entropy-reverse_kl"),
@@ -232,7 +232,7 @@ def test_what_a_method_was_run_under_twice_divides_the_page(tmp_path):
         cell = made(name, seed, 1.5)
         cell["config"]["student"] |= {"optimizer": {"lr": lr}}
         write_cell(tmp_path / f"{lr}_{name}_{seed}", cell)
-    assert [(part.title, len(part.cells)) for part in sections(read(tmp_path))] == [
+    assert [(part.title, len(part.cells)) for part in sections(read_sweep(tmp_path))] == [
         ("Equal steps, student.optimizer.lr=0.0001", 6), ("Equal steps, student.optimizer.lr=0.001", 6),
     ]  # fmt: skip
     text = sweep_page(tmp_path).read_text()
@@ -244,7 +244,7 @@ def test_one_run_found_twice_with_other_figures_is_refused(tmp_path):
     write_cell(tmp_path / "a", made("vanilla", 0, 1.5))
     write_cell(tmp_path / "b", made("vanilla", 0, 1.6))
     with pytest.raises(ValueError, match="are both vanilla with seed 0, under the same settings"):
-        read(tmp_path)
+        read_sweep(tmp_path)
 
 
 def test_a_student_that_still_learns_is_warned_of(tmp_path):
@@ -286,7 +286,7 @@ def test_the_headline_gives_the_true_reason(tmp_path, methods, seeds, sentence):
 
 def test_what_is_needed_to_be_shown_first_is_told(tmp_path):
     """3 seeds, 34 comparisons: Student's t at 0.05 / 34 is 26.1 standard errors, where one alone needs 4.3."""
-    main = results(sections(read(write_sweep(tmp_path)))[0])[0]
+    main = results(sections(read_sweep(write_sweep(tmp_path)))[0])[0]
     c = main.comparisons[0]
     assert c.corrected_half(34) / (c.high - c.difference) == pytest.approx(stats.t.ppf(1 - 0.025 / 34, 2) / 4.302653)
     assert "to be the first shown of 34 comparisons it has to be about" in sweep_page(tmp_path).read_text()
@@ -295,25 +295,25 @@ def test_what_is_needed_to_be_shown_first_is_told(tmp_path):
 def test_a_diverged_run_is_a_failure(tmp_path):
     write_sweep(tmp_path, methods=["vanilla"])
     write_cell(tmp_path / "steps" / "random_10" / "seed_0", made("random_10", 0, float("nan")))
-    assert "training diverged" in read(tmp_path).lost[0].why
+    assert "training diverged" in read_sweep(tmp_path).lost[0].why
 
 
 def test_folders_without_a_finished_cell_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="is no folder"):
-        read(tmp_path / "nowhere")
+        read_sweep(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no run at all"):
-        read(tmp_path)
+        read_sweep(tmp_path)
     cell = write_cell(tmp_path / "vanilla" / "seed_0", made("vanilla", 0, 1.0))
     (cell / "metrics.json").write_text("{")
     with pytest.raises(ValueError, match="none of them finished; the first: metrics"):
-        read(tmp_path)
+        read_sweep(tmp_path)
 
 
 def test_earlier_cells_and_the_report_itself_are_no_cells(tmp_path):
     write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
     write_cell(tmp_path / "steps" / "vanilla" / "earlier-1", made("vanilla", 0, 9.0))
     sweep_page(tmp_path)
-    assert len(read(tmp_path).cells) == 1
+    assert len(read_sweep(tmp_path).cells) == 1
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_damaged_multirun_yaml_is_one_sentence(text, tmp_path):
     write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
     (tmp_path / "multirun.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"multirun\.yaml is damaged \(.*delete it") as error:
-        read(tmp_path)
+        read_sweep(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -335,7 +335,7 @@ def test_a_damaged_multirun_yaml_is_one_sentence(text, tmp_path):
 def test_seeds_that_no_sweep_has_are_not_planned(seeds, tmp_path):
     write_sweep(tmp_path, methods=["vanilla"], seeds=[0])
     (tmp_path / "multirun.yaml").write_text(f"hydra: {{sweeper: {{params: {{method: vanilla, seed: '{seeds}'}}}}}}")
-    assert read(tmp_path).planned == []
+    assert read_sweep(tmp_path).planned == []
 
 
 def test_planned_cells_come_from_multirun_yaml(tmp_path):
@@ -346,9 +346,9 @@ def test_planned_cells_come_from_multirun_yaml(tmp_path):
     }
     (tmp_path / "multirun.yaml").write_text(json.dumps({"hydra": asked}))
     names = ("vanilla", "random_10")
-    assert read(tmp_path).planned == [("steps", name, seed) for name in names for seed in range(3)]
+    assert read_sweep(tmp_path).planned == [("steps", name, seed) for name in names for seed in range(3)]
     write_sweep(tmp_path, methods=["vanilla"], seeds=[0], budget="tokens")  # of an earlier start: nothing is missing
-    assert [len(part.missing) for part in sections(read(tmp_path))] == [5, 0]
+    assert [len(part.missing) for part in sections(read_sweep(tmp_path))] == [5, 0]
     shutil.rmtree(tmp_path / "tokens")
     assert re.search(r"cells finished</dt><dd>1 <small>of 6", sweep_page(tmp_path).read_text())
 
@@ -359,7 +359,7 @@ def test_a_resumed_cells_curve_joins_its_parts(tmp_path):
     (folder / "csv.1").mkdir()
     (folder / "csv.1" / "metrics.csv").write_text(head + "0,,16\n9,100,\n9,,8\n19,,99\n29,,")
     (folder / "csv" / "metrics.csv").write_text(head + "19,200,\n19,,4\n29,,3\n")
-    line = curve(read(tmp_path).cells[0])
+    line = curve(read_sweep(tmp_path).cells[0])
     assert (line.steps, line.kl) == ([0, 9, 19, 29], [16, 8, 4, 3])
     assert line.tokens[:3] == [0, 100, 200]
 
@@ -582,4 +582,4 @@ def test_a_page_is_never_written_through_a_link(tmp_path, name):
 def test_a_budget_that_is_none_is_named(tmp_path, change):
     write_cell(tmp_path / "steps" / "vanilla" / "seed_0", made("vanilla", 0, 1.5))
     write_cell(tmp_path / "steps" / "topk_10" / "seed_0", made("topk_10", 0, 1.5, **change))
-    assert "there is no budget" in read(tmp_path).lost[0].why
+    assert "there is no budget" in read_sweep(tmp_path).lost[0].why

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def shards(folder: Path) -> list[Path]:
     """In the order in which they were written."""
-    return [folder / "shards" / entry["file"] for entry in manifest.read(folder)["shards"]]
+    return [folder / "shards" / entry["file"] for entry in manifest.read_manifest(folder)["shards"]]
 
 
 def readable(folder: Path) -> set[str]:
@@ -139,7 +139,7 @@ def test_a_manifest_with_a_flipped_bit_is_refused_and_rebuilt(tmp_path_factory, 
     file = folder / manifest.NAME
     flip(file, int(where * file.stat().st_size))
     try:
-        manifest.read(folder)
+        manifest.read_manifest(folder)
     except manifest.Damaged:
         repair(folder)
     except ValueError as error:
@@ -161,7 +161,7 @@ def test_a_lost_manifest_is_rebuilt_from_the_shards(folder):
 
 
 def test_a_newer_store_is_refused_and_left_alone(folder):
-    newer = {**manifest.read(folder), "version": manifest.VERSION + 1}
+    newer = {**manifest.read_manifest(folder), "version": manifest.VERSION + 1}
     text = json.dumps({**newer, "checksum": manifest.checksum(newer)})
     (folder / manifest.NAME).write_text(text)
     for use in (Store, repair, verify, lambda path: Store.create(path, ORIGIN)):
@@ -185,7 +185,7 @@ def test_a_place_where_no_folder_can_be(tmp_path):
 
 def test_unfinished_and_unnamed_files_of_a_killed_writer(folder):
     whole = shards(folder)[1].read_bytes()
-    manifest.write(folder, {**manifest.read(folder), "shards": manifest.read(folder)["shards"][:1]})
+    manifest.write(folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]})
     (folder / "shards" / "abc.arrows.tmp").write_bytes(whole[:100])
     (folder / "shards" / ("0" * 24 + ".arrows")).write_bytes(whole[:-8])  # its name is not its hash
     assert Store(folder).keys() == keys(TRACES[:6])
@@ -198,7 +198,7 @@ def test_unfinished_and_unnamed_files_of_a_killed_writer(folder):
 def test_a_shard_that_others_have_made_again_in_part(folder):
     file = shards(folder)[1]
     whole = file.read_bytes()
-    manifest.write(folder, {**manifest.read(folder), "shards": manifest.read(folder)["shards"][:1]})
+    manifest.write(folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]})
     file.unlink()
     Store.create(folder, ORIGIN).append(TRACES[6:8])
     file.write_bytes(whole)

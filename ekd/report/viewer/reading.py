@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ekd.distill.fence import check_run, config_of, plain
+from ekd.distill.fence import check_run, checked_part, config_of
 from ekd.models.load import load_model, pick_device
 from ekd.outside import check_tree
 from ekd.report.viewer.grading import TraceGrader
@@ -46,11 +46,11 @@ def dataset_of(run: str, posed: str) -> dict[str, Any] | None:
     """The run's dataset as it was configured, if it is of the kind that posed the store's problems."""
     if not (Path(run).expanduser() / "run.json").is_file():
         return None
-    config: dict[str, Any] = plain(config_of(Path(run).expanduser()), "dataset", decided={})
+    config: dict[str, Any] = checked_part(config_of(Path(run).expanduser()), "dataset", decided={})
     return config if str(config.get("_target_")).rpartition(".")[2] == posed else None
 
 
-def look(run: str, store: Store, traces: list[Trace]) -> list[View]:
+def student_views(run: str, store: Store, traces: list[Trace]) -> list[View]:
     """The run's student at every token."""
     device = pick_device("auto")
     model = load_model(str(student_of(run)), device=device).eval()
@@ -79,5 +79,5 @@ def make(
         subject,
         top=top,
         grade=None if dataset is None else TraceGrader(dataset),
-        views=None if run is None else look(run, store, traces),
+        views=None if run is None else student_views(run, store, traces),
     )
