@@ -160,6 +160,7 @@ class Student(L.LightningModule):
         self.tally = self.tally.to(weight.device) + count_batch(self.selector, total.detach(), weight, rows)
         for part in (self.signal, self.selector):
             if isinstance(part, Learns):
+                # of all rows, chosen or not: a part that learns sees the rows that it scored, in their order
                 prices = torch.zeros_like(weight).index_copy(0, keep, price.to(weight.dtype))
                 part.learn(scored, weight[rows.valid], prices[rows.valid])
             if isinstance(part, Reviews):
@@ -213,6 +214,7 @@ class Student(L.LightningModule):
         tally = self.trainer.strategy.reduce(self.tally.to(self.device), reduce_op="sum")
         assert isinstance(tally, Tensor)
         whole, price, supervised, offered, chosen, valid = tally.unbind()
+        # where no row was chosen on any rank, gradients are 0 and stay 0; the step is made, on all ranks
         loss = price / whole.clamp_min(1e-12)
         factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / whole.clamp_min(1e-12)
         for parameter in self.parameters():
@@ -222,6 +224,7 @@ class Student(L.LightningModule):
         check_step(self.trainer, float(loss), float(norm), self.pace.grad_limit)
         if self.pace.supervised_tokens is not None:  # the rate in the middle of the tokens that this step learns from
             set_rate(self.lr_schedulers(), int(self.supervised) + int(supervised) // 2)
+        # before the step is taken: whoever stops or saves after it counts its tokens, too
         self.supervised += supervised.long()
         self.offered += offered.long()
         self.log("train/loss", loss, prog_bar=True, batch_size=1)

@@ -13,7 +13,7 @@ def count_batch(selector: Selector, total: Tensor, weight: Tensor, rows: Rows) -
     all. The weight that was paid for divides, unless the selector's are importance weights: these make a *sum*
     right on average, so its own number of rows divides, and each scored row stands for one.
     """
-    paid = weight > 0
+    paid = weight > 0  # a weight is what a row counts; rows are counted beside it, for a budget of tokens
     whole = weight
     if isinstance(selector, Importance) and selector.importance:
         whole = torch.where(rows.valid, 1.0, weight)

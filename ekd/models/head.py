@@ -84,6 +84,8 @@ class Terms(NamedTuple):
             log_p, log_q = _without_tail(log_p, self.tail), _without_tail(log_q, self.tail)
         # An unmatched row does not pay this price; where p = q it is finite, and so is its gradient, whatever the loss.
         log_p = torch.where(self.unmatched[:, None], log_q.detach(), log_p)
+        # Gradients through a softmax at T are about 1 / T^2 as large (Hinton et al. 2015): with T^2 alpha_ce means the
+        # same share at every temperature.
         soft = self.temperature**2 * self.loss(log_p, log_q)
         return torch.where(self.unmatched, ce, (1 - self.alpha_ce) * soft + self.alpha_ce * ce)
 
@@ -220,6 +222,7 @@ def check_head(model: PreTrainedModel) -> None:
     pool = Pool.make(product, len(hidden), 1, False)
     multiply(product.rows(slice(None)), pool.product)
     have = finish(product, pool).float()
+    # wide enough for weights in bfloat16 (8 bits); a scale or a cap that was missed is off by far more
     if have.shape != want.shape or not torch.allclose(have, want, rtol=0.05, atol=0.02 * float(want.abs().max())):
         raise ValueError(
             f"the head of a {model.config.model_type} model is more than a matrix product, a scale and a soft cap, so "

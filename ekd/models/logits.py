@@ -140,6 +140,7 @@ def split(part: Product, pool: Pool, ids: Tensor, temperatures: tuple[float, ...
             e = z if s.e is pool.exps[-1] and temperature == 1 else torch.div(z, temperature, out=s.e[b])
             s.known[b] = e.gather(1, safe[b])
             e.scatter_(1, safe[b], -math.inf)
+            # a row that names every id has no tail: its top is -inf, and -inf - -inf would be no number
             s.top[b] = e.amax(1, keepdim=True).nan_to_num_(neginf=0.0)
             s.total[b] = e.sub_(s.top[b]).exp_().sum(1, keepdim=True)
     for s in splits:
@@ -266,6 +267,7 @@ class Distill(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None  # nobody else holds them, so autograd keeps them as they are
         if grads is None:
             raise RuntimeError("the gradient of distill is made once and was taken: retain_graph has nothing to retain")
+        # on a GPU to look at the scale would be to wait for everything before it
         if scale.device.type != "cpu" or scale != 1:
             for g in grads:
                 if g is not None:

@@ -41,6 +41,6 @@ class Bucket:
         check_scores(score)
         runs = segments(sequence, self.scope)
         low, high = (q[runs.member] for q in quantiles(score, runs, self.lower, self.upper))
-        exact = score.double()
+        exact = score.double()  # as the quantiles: rounded, one that is a row's own score could leave that row out
         keep = (low <= exact) & (exact <= high)
         return best_of_empty(keep, nearest(exact, (low + high) / 2, sequence), sequence).to(score.dtype)

@@ -30,6 +30,7 @@ class GlobalThreshold(nn.Module):
         """(R,), (R,) -> weight (R,), 0 or 1. Collective: every rank calls it, also with no rows."""
         check_scores(score)
         if self.ring.ready:
+            # the ring of before this batch: a row is not compared with itself, and every rank has the same limit
             (limit,) = self.ring.quantiles(100 - self.topk.k_percent)
             weight = best_of_empty(score.double() >= limit, score, sequence).to(score.dtype)
         else:

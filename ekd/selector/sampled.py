@@ -63,6 +63,8 @@ class Sampled(nn.Module):
     def draw(self, chance: Tensor, runs: Segments, wanted: Tensor) -> Tensor:
         """(R,) how often each row is drawn: one uniform number a draw, looked up in its segment's running sum."""
         running = chance.cumsum(0)
+        # one cumsum over all segments: what came before a segment is taken off again, and rounding may leave a little
+        # more than 1, which would reach into the next segment, or less, which `last` catches
         within = running - (running - chance)[runs.start][runs.member]
         ladder = runs.member + within.clamp(max=1.0)  # segment s covers (s, s + 1]
         lot = torch.repeat_interleave(torch.arange(len(wanted), device=chance.device), wanted)

@@ -50,7 +50,9 @@ def quantiles(score: Tensor, runs: Segments, *percents: float) -> list[Tensor]:
 
 
 def best_of_empty(keep: Tensor, score: Tensor, sequence: Tensor) -> Tensor:
-    """keep (R,) bool -> the same, with the highest row added to each sequence that has none."""
+    """keep (R,) bool -> the same, with the highest row added to each sequence that has none: no text is left out of
+    training because all of it is easy.
+    """
     runs = segments(sequence)
     empty = torch.zeros_like(runs.size).index_add_(0, runs.member, keep.long()) == 0
     if not bool(empty.any()):

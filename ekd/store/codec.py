@@ -120,8 +120,9 @@ def put_rows(out: Writer, trace: Trace, logprobs: np.ndarray, first: np.ndarray,
     mass = np.add.reduceat(np.exp(logprobs), first) if len(first) else np.zeros(0)
     tail = tail_code(trace.log_tail.astype(np.float64), mass, layout.coarse)
     later = np.delete(np.arange(len(codes)), first)
-    out.integers(codes[later] - codes[later - 1], 3)
+    out.integers(codes[later] - codes[later - 1], 3)  # rows fall, so differences are small and never negative
     out.integers(tail, 3)
+    # between bounds that are told by the codes, not by what was given: the reader has only these
     put_entropy(out, trace.entropy, *told(codes, tail, trace.counts, first, layout)[2:])
 
 
@@ -132,7 +133,7 @@ def take_rows(
     codes = np.zeros(int(counts.sum()), np.int64)
     codes[np.delete(np.arange(len(codes)), first)] = take.integers(len(codes) - len(first), 3)
     codes = np.cumsum(codes)
-    codes -= np.repeat(codes[first], counts)
+    codes -= np.repeat(codes[first], counts)  # one running sum over all rows; each begins at 0
     logprobs, log_tail, least, most = told(codes, take.integers(len(first), 3), counts, first, layout)
     return logprobs, log_tail, take_entropy(take, least, most)
 
@@ -168,6 +169,7 @@ def tail_code(log_tail: np.ndarray, mass: np.ndarray, coarse: int) -> np.ndarray
 def from_tail_code(code: np.ndarray, coarse: int) -> tuple[np.ndarray, np.ndarray]:
     """(log_tail, ln of the named mass)."""
     small = -from_code(code >> 1, coarse)
+    # that the smaller part is all (code 0) only a damaged store says; what is left stays finite
     large = np.log1p(-np.exp(np.minimum(small, -1e-9)))
     return np.where(code & 1, large, small), np.where(code & 1, small, large)
 
