@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ekd"
 # From the ground up, as CONTRIBUTING.md says it. Within a line, what comes later may import what comes before, but for
 # rooms joined by "|", which do not know each other.
 LAYERS = (
-    ("types", "defaults", "renamed", "method", "outside", "files", "mistakes", "progress", "models", "translate"),
+    ("types", "defaults", "renamed", "method", "outside", "files", "mistakes", "models", "translate"),
     ("dataset | teacher | signal | selector | loss | store",),
     ("data", "distill | eval", "export"),
     ("report", "cli", "commands"),

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ekd.cli.conf import CONF, composed, door_of, options
-from ekd.cli.words import read
+from ekd.cli.conf import composed, door_of, options
+from ekd.cli.words import parse_words
+from ekd.method import CONF
 
 KEY = re.compile(r"( *)(?:- )?([\w.@/]+):(.*?)(?:(?:^|\s)# (.*))?$")
 INDENT, VALUE = 2, 46  # columns: of a setting, and before what is said of it
@@ -46,7 +47,9 @@ def page(name: str, words: tuple[str, ...] = ()) -> str:
 def choices(name: str, words: list[str]) -> tuple[str, ...]:
     """The words that choose of a group. Raises ValueError, a sentence, for what cannot be chosen."""
     chosen = [
-        word for word in read(name, [w for w in words if not w.startswith("-")]) if (CONF / word.key_or_group).is_dir()
+        word
+        for word in parse_words(name, [w for w in words if not w.startswith("-")])
+        if (CONF / word.key_or_group).is_dir()
     ]
     return tuple(str(word.input_line) for word in chosen)
 
@@ -105,7 +108,7 @@ def _settings(config: DictConfig, path: str, below: str, said: dict[str, str], w
 
 
 def _spelt(value: Any) -> str:
-    text = yaml.safe_dump(
+    text: str = yaml.safe_dump(
         OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, default_flow_style=True
     )
     return text.removesuffix("...\n").strip().replace("\n ", "")

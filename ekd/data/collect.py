@@ -20,11 +20,11 @@ from ekd.data.family import Family, family_of
 from ekd.data.texts import KeptTexts
 from ekd.data.tracing import Grades, Tracing, packed, scoring, whole_batches
 from ekd.models.load import load_tokenizer
+from ekd.models.progress import progress_bar
 from ekd.models.prompt import Prompt
 from ekd.models.source import home
 from ekd.models.teacher_prompt import SAME, TeacherPrompt
 from ekd.models.turn import end_of_turn, first_token
-from ekd.progress import progress_bar
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 from ekd.store.unsaved import Unsaved, recover

@@ -102,7 +102,8 @@ def rows_of(trace: Trace) -> np.ndarray:
 
 def places(trace: Trace, width: int) -> np.ndarray:
     """(sum counts,) row * width + id, a number for each row's id."""
-    return rows_of(trace) * width + trace.ids
+    found: np.ndarray = rows_of(trace) * width + trace.ids
+    return found
 
 
 def shared(some: Sequence[np.ndarray], know: np.ndarray, width: int, *, drawn: bool) -> np.ndarray:
@@ -122,7 +123,8 @@ def coarse(trace: Trace, cells: np.ndarray, width: int) -> Coarse:
 
 def entropy_of(row: np.ndarray, p: np.ndarray, tail: np.ndarray) -> np.ndarray:
     """(n,) of the named categories and the tail."""
-    return np.bincount(row, minus_p_log_p(p), len(tail)) + minus_p_log_p(tail)
+    entropy: np.ndarray = np.bincount(row, minus_p_log_p(p), len(tail)) + minus_p_log_p(tail)
+    return entropy
 
 
 def minus_p_log_p(p: np.ndarray) -> np.ndarray:

@@ -18,9 +18,9 @@ from ekd.eval.answers import Answer, AnswerFile, pieces, repeats
 from ekd.eval.metrics import summary
 from ekd.models.generation import generate
 from ekd.models.load import end_ids
+from ekd.models.progress import progress_bar
 from ekd.models.prompt import Prompt
 from ekd.models.teacher_prompt import TeacherPrompt
-from ekd.progress import progress_bar
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Text
 
 FORMAT = 2  # of an answers file; older ones are not read

@@ -113,7 +113,7 @@ def figure(known: Rounds) -> Figure:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from ekd.report.figures import STYLE, WIDTH
+    from ekd.report.look import STYLE, WIDTH
     from ekd.report.palette import BAND, OTHER, TOPK
 
     looks = ((BAND, "-"), (TOPK, (0, (5, 2))), (OTHER, (0, (1, 1.2))))
