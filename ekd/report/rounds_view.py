@@ -112,6 +112,7 @@ def drawing(known: Rounds, folder: Folder) -> Drawing | None:
 def figure(known: Rounds) -> Figure:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     from ekd.report.look import STYLE, WIDTH
     from ekd.report.palette import BAND, OTHER, TOPK
@@ -126,6 +127,7 @@ def figure(known: Rounds) -> Figure:
                 x, y = zip(*pairs, strict=True)
                 axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.6, label=label)
             axes.set_title(title)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             if len(lines) > 1:
                 axes.legend(fontsize=8, handlelength=2.2)
             if title.endswith("%"):
