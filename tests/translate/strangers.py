@@ -15,9 +15,9 @@ TEMPLATE = (
 WORDS = [*CORPUS, *("What is the sum of 3 and 4? How many are 12 times 5? The answer is \\boxed{60}.",) * 4]
 
 
-def stranger(folder: Path, seed: int = 0) -> str:
+def stranger(folder: Path, seed: int = 0, size: int = 400) -> str:
     """-> the folder's name. BPE with numbers in groups of three, another template, another end."""
-    tokenizer = trained(WORDS, 400, 3)
+    tokenizer = trained(WORDS, size, 3)
     tokenizer.chat_template = TEMPLATE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

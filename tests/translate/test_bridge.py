@@ -11,9 +11,11 @@ from families import CORPUS, sums_between_common_ends
 from strangers import stranger
 
 from ekd.data.family import bridge_of
+from ekd.data.mix import Stores
 from ekd.models.load import load_tokenizer
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.store.invariants import check
+from ekd.store.store import Store
 from ekd.types import Failure, Problem, Trace, Verdict
 
 OURS = load_tokenizer("tiny")
@@ -152,3 +154,18 @@ def test_plain_text_is_read_behind_what_begins_a_text_on_either_side(other, tmp_
             trace.response_ids[: len(trace.response_ids) - (trace.finish == "stop")]
         )
         assert any(piece in text for text in texts)
+
+
+def test_stores_of_several_teachers_are_read_together(other, tmp_path_factory):
+    """Whatever the tokenizers of the teachers were: rows are the student's."""
+    larger = stranger(tmp_path_factory.mktemp("larger"), size=500)
+    paths = [str(tmp_path_factory.mktemp("stores") / name) for name in ("one", "two")]
+    for model, path in zip((other, larger), paths, strict=True):
+        assert collector(teacher=hf(model=model, mode="score"), store=path).collect("train", 2).made == 2
+    assert len({Store(path).layout.read for path in paths}) == 2
+    asked = SimpleNamespace(collector=collector())
+    Stores(paths=paths, weights=None).check(asked)
+    with pytest.raises(ValueError, match="keep other rows"):
+        same = str(tmp_path_factory.mktemp("stores") / "same")
+        collector(teacher=hf(mode="score"), store=same).collect("train", 1)  # of 272 ids, where the others have 258
+        Stores(paths=[paths[0], same], weights=None).check(asked)
