@@ -24,6 +24,7 @@ class Family(NamedTuple):
     teacher: Teacher  # as it is asked
     tokenizer: PreTrainedTokenizerBase | None = None
     bridge: Bridge | None = None
+    name: str = ""  # of the teacher's tokenizer, as it was given
 
     def origin(self) -> dict[str, Any]:
         """What is said of translated rows; nothing of others, so that their stores are those of any other run."""
@@ -33,7 +34,7 @@ class Family(NamedTuple):
             return {"align": {"by": "bytes", "tokenizer": "the server's own"}}
         said = tokenizer_fingerprint(self.tokenizer)
         template = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
-        own = {"tokenizer": self.tokenizer.name_or_path, "size": said["size"], "sha256": said["sha256"]}
+        own = {"tokenizer": self.name, "size": said["size"], "sha256": said["sha256"]}
         return {"align": {"by": "bytes", **own, "template": template}}
 
     @property
@@ -67,7 +68,7 @@ def family_of(teacher: Teacher, student: str, tokenizer: PreTrainedTokenizerBase
         f"teacher.align={teacher.align}: {teacher.own_tokenizer} has another tokenizer ({len(own):,} tokens) than "
         f"{student} ({len(tokenizer):,}), so its rows are translated by bytes"
     )
-    return Family(teacher.bridged(bridge), own, bridge)
+    return Family(teacher.bridged(bridge), own, bridge, teacher.own_tokenizer)
 
 
 def bridge_of(own: PreTrainedTokenizerBase | None, student: PreTrainedTokenizerBase) -> Bridge:

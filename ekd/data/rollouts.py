@@ -134,6 +134,7 @@ def figures(traces: Sequence[Trace]) -> RoundFigures:
     first = [t.logprobs[np.cumsum(t.counts) - t.counts] for t in traces]
     log_p, entropy = np.concatenate(first)[rows], np.concatenate([t.entropy for t in traces])[rows]
     log_q = np.concatenate([np.full(len(t.valid), np.nan) if t.log_q is None else t.log_q for t in traces])[rows]
+    known = ~np.isnan(log_q)  # not of a text that is read otherwise than it was written
     cut = [t.finish == "length" for t in traces]
     return RoundFigures(
         texts=len(traces),
@@ -142,8 +143,8 @@ def figures(traces: Sequence[Trace]) -> RoundFigures:
         repeated=float(np.mean([c and repeated(t.response_ids.tolist()) for c, t in zip(cut, traces, strict=True)])),
         empty=float(np.mean([t.finish == "stop" and len(t.response_ids) == 1 for t in traces])),
         tokens=float(np.mean([len(t.response_ids) for t in traces])),
-        student_log_q=float(log_q.mean()) if len(log_q) else float("nan"),
-        kl=float((log_q - log_p).mean()) if len(log_p) else float("nan"),
+        student_log_q=float(log_q[known].mean()) if known.any() else float("nan"),
+        kl=float((log_q - log_p)[known].mean()) if known.any() else float("nan"),
         teacher_log_p=float(log_p.mean()) if len(log_p) else float("nan"),
         teacher_entropy=float(entropy.mean()) if len(entropy) else float("nan"),
     )

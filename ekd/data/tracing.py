@@ -78,7 +78,7 @@ class Tracing:
             teacher_prompt_ids=read,
             policy=author if self.policy is None else self.policy.name,
             verdict=self.grade(request.problem_id, trace.response_ids.tolist()),
-            log_q=None if text is None or text.log_q is None else np.array(text.log_q, np.float32),
+            log_q=None if text is None else given_to(trace, text),
         )
 
     def _check_again(self) -> None:
@@ -87,6 +87,16 @@ class Tracing:
                 f"contrast needs a teacher that reads given text, and {type(self.teacher).__name__} with "
                 f"teacher.mode={self.teacher.mode} does not: set teacher.mode=score, teacher=hf, or contrast=null"
             )
+
+
+def given_to(trace: Trace, text: Text) -> np.ndarray | None:
+    """ln q of the trace's tokens, where these are the ones that were written: a teacher of another family reads a text
+    up to its first special token, and as the student's tokenizer would write it.
+    """
+    n = len(trace.response_ids)
+    if text.log_q is None or text.ids[:n] != trace.response_ids.tolist():
+        return None
+    return np.array(text.log_q[:n], np.float32)
 
 
 def scoring(teacher: Teacher, why: str) -> Teacher:

@@ -34,6 +34,7 @@ def test_a_student_learns_from_a_teacher_of_another_family_in_one_command(place)
     result = figures(run)
     assert result["after"]["val/kl"] < 0.95 * result["before"]["val/kl"]
     (store,) = (Store(path) for path in (place / "home" / "traces").iterdir())
+    assert store.origin["align"]["tokenizer"] == str(other)
     assert store.origin["align"]["by"] == "bytes" and store.layout.vocab == len(load_tokenizer("tiny"))
     theirs, ours = load_tokenizer(str(other)), load_tokenizer("tiny")
     trace = store[min(store.keys())]

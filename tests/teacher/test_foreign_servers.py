@@ -108,13 +108,14 @@ def test_what_a_server_that_speaks_text_cannot_do_is_refused():
 
 @pytest.mark.real
 @pytest.mark.parametrize("mode", ["generate", "score"])
-def test_a_server_with_ids_is_translated_as_the_same_model_here(mode):
+def test_a_server_with_ids_is_translated_as_the_same_model_here(mode, tmp_path):
     """SmolLM2 in llama.cpp, for a student of single bytes; against the same model in transformers, seen whole."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("needs the wheel xllamacpp: pip install --no-deps xllamacpp")
     with llama_server() as url:
         settings = {"tokenizer": "tiny", "own_tokenizer": "smollm2", "endpoints": [url], "mode": mode, "top": 64}
-        maker = collector(teacher=build("openai", {**settings, "max_new_tokens": 24}))
+        teacher = build("openai", {**settings, "max_new_tokens": 24})
+        maker = collector(teacher=teacher, store=str(tmp_path / "s"))
         assert maker.collect("train", 2).made == 2
     store = maker.open()
     requests = {r.key: r for r in maker.requests("train", 2)}

@@ -12,6 +12,7 @@ from strangers import stranger
 
 from ekd.data.family import bridge_of
 from ekd.data.mix import Stores
+from ekd.data.teachers import Mean
 from ekd.models.load import load_tokenizer
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.store.invariants import check
@@ -163,9 +164,11 @@ def test_stores_of_several_teachers_are_read_together(other, tmp_path_factory):
     for model, path in zip((other, larger), paths, strict=True):
         assert collector(teacher=hf(model=model, mode="score"), store=path).collect("train", 2).made == 2
     assert len({Store(path).layout.read for path in paths}) == 2
-    asked = SimpleNamespace(collector=collector())
-    Stores(paths=paths, weights=None).check(asked)
+    asked = SimpleNamespace(collector=collector(), temperature=1.0)
+    Stores(paths=paths, weights=None, mean=True).check(asked)
+    both = Mean([Store(path) for path in paths])
+    assert len(both.keys()) == 2 and all(both[key].valid.mean() > 0.6 for key in both.keys())  # noqa: SIM118
     with pytest.raises(ValueError, match="keep other rows"):
         same = str(tmp_path_factory.mktemp("stores") / "same")
         collector(teacher=hf(mode="score"), store=same).collect("train", 1)  # of 272 ids, where the others have 258
-        Stores(paths=[paths[0], same], weights=None).check(asked)
+        Stores(paths=[paths[0], same], weights=None, mean=False).check(asked)
