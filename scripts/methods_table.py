@@ -191,7 +191,8 @@ def presets() -> Iterator[Path]:
     for path in sorted((CONF / "experiment").glob("*.yaml")):
         config = OmegaConf.load(path)
         assert isinstance(config, DictConfig)
-        if set(config) <= {"defaults", *METHOD} and "defaults" in config:
+        own = set(config) <= {"defaults", *METHOD} and "defaults" in config
+        if own and not any(isinstance(one, str) for one in config["defaults"]):  # one that stands on another experiment
             yield path
 
 

@@ -23,7 +23,9 @@ PRESETS = sorted(
     path
     for path in (ROOT / "conf" / "experiment").glob("*.yaml")
     # what differs is a part of the method or what it needs of teacher and student; tiny and demo choose no group
-    if set(OmegaConf.load(path)) <= {"defaults", *GROUPS, *SIDES} and "defaults" in OmegaConf.load(path)
+    if set(OmegaConf.load(path)) <= {"defaults", *GROUPS, *SIDES}
+    and "defaults" in OmegaConf.load(path)
+    and not any(isinstance(one, str) for one in OmegaConf.load(path)["defaults"])  # it stands on another experiment
 )
 
 
