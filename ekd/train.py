@@ -234,9 +234,11 @@ def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[s
     precision, packing, build_as_given = str(config.trainer.precision), data.packing, student.build
     most = largest(student, config.plan_gb, precision, packing=packing)
     now = plan(student, data.max_tokens, precision, packing=packing)
-    student.build = replace(student.build, gradient_checkpointing=True)
-    least = largest(student, config.plan_gb, precision, packing=packing)
-    student.build = build_as_given
+    least = None
+    if not build_as_given.gradient_checkpointing:
+        student.build = replace(student.build, gradient_checkpointing=True)
+        least = largest(student, config.plan_gb, precision, packing=packing)
+        student.build = build_as_given
     show(plan_table(now, most, config.plan_gb, least))
     return {"planned": now.peak / 1e9}
 

@@ -7,7 +7,7 @@ Floor: the decoder forward and backward on the same batch, and the three bare pr
 for the chosen rows. Step: everything Lightning does between the start and the end of a batch: training_step, backward,
 the reduction, logging. The optimizer and gradient clipping are part of neither side. Each variant has a process of its
 own, in which a floor and a step on the same batch follow each other; the table gives the median of their ratios.
-Real traces: of experiment=tiny_student (SmolLM2 over worked solutions), which are collected first if there are none.
+Real traces: of experiment=tiny_student (SmolLM2 over worked solutions); collected first where they are not there.
 """
 
 from __future__ import annotations

@@ -148,16 +148,18 @@ def largest(student: Student, device_gb: float, precision: str, **shape: Any) ->
     best = plan(student, LENGTH, precision, **shape)
     if best.peak > limit:
         return None
-    fits, fails = 1, 2  # in units of LENGTH
-    while (found := plan(student, fails * LENGTH, precision, **shape)).peak <= limit:
-        best, fits, fails = found, fails, 2 * fails
+    fits, fails = 1, 4  # in units of LENGTH
+    while (beyond := plan(student, fails * LENGTH, precision, **shape)).peak <= limit:
+        best, fits, fails = beyond, fails, 4 * fails
     while fails - fits > max(1, fits // 16):
-        middle = (fits + fails) // 2
+        # what a step takes is nearly a straight line in its tokens, so two or three more plans are enough
+        share = (limit - best.peak) / max(1, beyond.peak - best.peak)
+        middle = min(max(fits + int(share * (fails - fits)), fits + max(1, fits // 32)), fails - 1)
         found = plan(student, middle * LENGTH, precision, **shape)
         if found.peak <= limit:
             best, fits = found, middle
         else:
-            fails = middle
+            beyond, fails = found, middle
     return best
 
 
