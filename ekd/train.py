@@ -113,12 +113,15 @@ def go(
 
 def begin(config: DictConfig, run: Path, made: dict[str, Any], now: Standing, trainer: L.Trainer) -> None:
     """Says what is begun: in the folder, after what it held is out of the way, and to the loggers."""
+    from ekd.cli.label import opening
     from ekd.distill.run_folder import make_room
     from ekd.files import write_json
 
     if trainer.is_global_zero:
         make_room(run, now, config.ckpt)
         write_json(run / "run.json", made)
+        if HydraConfig.get().mode == RunMode.RUN:  # a sweep says its own
+            print(*opening(made["config"], made["method"], trainer.strategy.root_device.type), sep="\n")
     for logger in trainer.loggers:
         logger.log_hyperparams(made)
 
@@ -157,7 +160,7 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, benchmark: Benc
         trainer.loggers, outcome, metrics, benchmark.questions(), run / "answers.jsonl", trainer.global_step
     )
     show(outcome_table(figures))
-    return [f"report      {run_page(run)}", *logged]
+    return [f"report      {run_page(run).resolve().as_uri()}", *logged]
 
 
 def mend(run: Path) -> None:

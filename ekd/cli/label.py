@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 TAGGED = ("selector", "signal", "dataset", "teacher")
 LONGEST = 128  # characters that W&B takes as a name
@@ -35,3 +36,19 @@ def sweep_name(mode: Enum | None, folder: str) -> str | None:
 def tags(choices: Mapping[str, str | None]) -> list[str]:
     """The groups that a door does not have are left out."""
     return [f"{group}={choices[group]}"[:LONGEST_TAG] for group in TAGGED if choices.get(group)]
+
+
+def opening(config: Mapping[str, Any], method: str, device: str) -> list[str]:
+    """What will run, a line each. config: resolved."""
+    teacher, student, more = config["teacher"], config["student"], config["teacher_prompt"]["shots"]
+    reads = f", after {more} worked examples" if more else ""
+    parts = [str(student["model"])]
+    parts += [] if student["layers"] in ("all", "auto") else [f"layers {student['layers']}"]
+    parts += ["adapters"] if student["lora"] else []
+    steps = config["trainer"]["max_steps"]
+    ends = f"{steps} steps" if steps != -1 else f"{student['supervised_tokens']} tokens learned from"
+    return [
+        f"teacher     {teacher.get('model') or 'as served'} ({teacher['mode']}s{reads})",
+        f"student     {', '.join(parts)}, on {device} in {config['trainer']['precision']}",
+        f"method      {method}: {ends} at {student['optimizer'].get('lr')}",
+    ]

@@ -21,6 +21,7 @@ from ekd.renamed import current_word
 FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--multirun", "-m", "--shell-completion", "-sc")
 TAKING = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--experimental-rerun", "--info", "-i")  # fmt: skip
+FOLDERS = ("--config-path", "-cp", "--config-dir", "-cd")  # of the working folder, or beside the command's code
 CHOICES = {
     ("--cfg", "-c"): ("job", "hydra", "all"),
     ("--info", "-i"): ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
@@ -122,6 +123,12 @@ def _check_flag(word: str, following: str) -> None:
         return
     if not value or (not given and value.startswith("-")):
         raise ValueError(f"{flag} wants a word behind it, and there is none: {flag} NAME")
+    if flag in FOLDERS and not any((base / value).is_dir() for base in (Path(), Path(__file__).parent)):
+        raise ValueError(f"{flag} {value}: there is no such folder")
+    if flag == "--experimental-rerun":
+        raise ValueError(
+            f"{flag} reads a pickle, which may hold code: give the words of RUN/.hydra/overrides.yaml again"
+        )
     for flags, known in CHOICES.items():
         if flag in flags and value not in known:
             raise ValueError(f"{flag} is one of {', '.join(known)}, not {value!r}")

@@ -225,9 +225,10 @@ train ollama=true => teacher=ollama
 train --config-name => --config-name wants a word behind it
 train -cn --resolve => -cn wants a word behind it
 train --config-name nothing => primary config 'nothing'
-train --config-dir nothing => nothing' not found
-train --config-dir kept.txt => kept.txt' not found
-train -cp nothing => Primary config directory not found
+train --config-dir nothing => --config-dir nothing: there is no such folder
+train --config-dir kept.txt => --config-dir kept.txt: there is no such folder
+train -cp nothing => -cp nothing: there is no such folder
+train --experimental-rerun kept.txt => reads a pickle;overrides.yaml
 train -cn evaluate => has no 'baselines';defaults: [train, _self_]
 train --cfg nothing => --cfg is one of job, hydra, all
 train --info nothing => --info is one of all, config
