@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from ekd.cli.command import check_command, check_whole, settle
 from ekd.cli.conf import PACKAGE
-from ekd.cli.embedded import job
+from ekd.cli.embedded import completed
 from ekd.cli.helping import choices, page
 from ekd.cli.label import run_name, sweep_name, tags
 from ekd.cli.words import elsewhere
@@ -48,7 +48,7 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
     register()
     if {"--help", "-h"} & set(sys.argv[1:]) and not elsewhere(sys.argv[1:]):
         _help(name, sys.argv[1:])
-    sys.argv += job(name, sys.argv[1:])
+    sys.argv[1:] = completed(name, sys.argv[1:])
     try:
         for note in check_command(name, sys.argv[1:]):
             print(f"note: {note}", file=sys.stderr)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import yaml
+
 from ekd.cli.words import elsewhere
+from ekd.method import CONF
 
 JOB = "experiment=demo"
 # Who names one of these knows what to teach, to whom or from what, and gets the defaults of conf/train.yaml.
@@ -16,8 +19,38 @@ OWN = re.compile(
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
 
 
-def job(name: str, words: Sequence[str]) -> list[str]:
-    """What to add to the command line: the embedded job, or nothing."""
-    if name != "train" or elsewhere(list(words)) or SHOWING & set(words) or any(map(OWN.match, words)):
-        return []
-    return [JOB]
+PRESET = re.compile(r"experiment=(\w+)")
+METHOD = {
+    "defaults",
+    "signal",
+    "selector",
+    "loss",
+    "source",
+    "policy",
+    "data",
+    "teacher",
+    "student",
+}  # keys of a preset
+
+
+def completed(name: str, words: Sequence[str]) -> list[str]:
+    """The command line, with the embedded job where it says nothing of one; before a preset that is a method alone."""
+    words = list(words)
+    if name != "train" or elsewhere(words) or SHOWING & set(words):
+        return words
+    own = [word for word in words if OWN.match(word)]
+    if not own:
+        return [*words, JOB]
+    preset = PRESET.fullmatch(own[0])
+    if len(own) == 1 and preset and is_method(preset[1]):
+        return [f"experiment=[demo,{preset[1]}]" if word == own[0] else word for word in words]
+    return words
+
+
+def is_method(preset: str) -> bool:
+    """Whether a preset chooses how to learn, and neither from what nor who: such a one stands on the embedded job."""
+    file = CONF / "experiment" / f"{preset}.yaml"
+    known = yaml.safe_load(file.read_text()) if file.is_file() else {"dataset": None}
+    chosen = {str(key) for one in known.get("defaults", []) if isinstance(one, dict) for key in one}
+    based = [one for one in known.get("defaults", []) if isinstance(one, str) and one != "_self_"]
+    return set(known) <= METHOD and "override /dataset" not in chosen and not based

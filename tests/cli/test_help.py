@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ekd.cli.conf import composed
+from ekd.cli.embedded import completed
 from ekd.cli.helping import comments, page
 from ekd.method import CONF
 
@@ -76,3 +77,29 @@ def test_the_doctor_says_what_is_there(tmp_path):
     )
     assert {"ekd", "python", "torch", "memory", "cpu", "Ollama"} <= set(lines) and lines["peft"]
     assert ekd("doctor", "now", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "becomes"),
+    [
+        (["selector=bucket", "selector.lower=70"], ["selector=bucket", "selector.lower=70", "experiment=demo"]),
+        (["-m", "experiment=sekd", "seed=0,1"], ["-m", "experiment=[demo,sekd]", "seed=0,1"]),
+        (["experiment=tiny"], None),  # each of these knows its own models or data
+        (["experiment=bucket_sweep"], None),
+        (["experiment=qwen3"], None),
+        (["experiment=sekd", "student.model=tiny"], None),
+        (["dataset=gsm8k"], None),
+        (["teacher=ollama", "selector=topk"], None),
+        (["--help"], None),
+        (["--config-dir", "own", "--config-name", "mine"], None),
+    ],
+)
+def test_a_command_without_models_and_data_is_the_embedded_job(words, becomes):
+    assert completed("train", words) == (becomes or words)
+    assert completed("trace", words) == words
+
+
+def test_a_preset_of_a_method_stands_on_the_embedded_job():
+    config = composed("train", ("experiment=[demo,sekd]",))
+    assert (config.teacher.mode, config.student.layers, config.selector.k_percent) == ("score", "all", 20)
+    assert "student_entropy" in config.signal._target_
