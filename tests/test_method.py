@@ -24,6 +24,10 @@ NO_METHODS = {
     "bucket_search",
     "context_distillation",
     "on_policy_grid",
+    "qwen3",
+    "qwen3_11gb",
+    "qwen3_served",
+    "qwen3_thinking",
 }
 GROUPS = ("selector", "signal", "loss", "data", "teacher", "student", "source", "policy")
 
