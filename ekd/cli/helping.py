@@ -23,7 +23,8 @@ EXAMPLES = {
     "train": ("selector=bucket selector.lower=70", "-m selector=topk,random selector.k_percent=20 seed=0,1"),
     "trace": ("teacher=ollama dataset=gsm8k student.model=Qwen/Qwen3-0.6B", "teacher.mode=score"),
     "evaluate": (
-        "run=RUN", "student.model=MODEL dataset=aime", "compare A B", "perplexity run=RUN", "harness run=RUN tasks=[gsm8k]",
+        "run=RUN", "student.model=MODEL dataset=aime", "compare A B", "perplexity run=RUN",
+        "harness run=RUN tasks=[gsm8k]",
     ),
     "perplexity": ("run=RUN", "store=STORE student.model=MODEL"),
     "harness": ("run=RUN tasks=[gsm8k]", "student.model=MODEL tasks=[gsm8k]"),
