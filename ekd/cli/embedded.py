@@ -13,8 +13,7 @@ from ekd.method import CONF
 JOB = "experiment=demo"
 # Who names one of these knows what to teach, to whom or from what, and gets the defaults of conf/train.yaml.
 OWN = re.compile(
-    r"[+~]*(experiment|teacher|student|dataset|prompt|teacher_prompt|source|policy"
-    r"|(teacher|student)\.(model|layers)|(dataset|prompt|teacher_prompt|source|policy)\.[\w.]+|data\.collector\.[\w.]+)(=|$)"
+    r"[+~]*(experiment|teacher|student|dataset|(teacher|student)\.(model|layers)|(dataset|data\.collector)\.[\w.]+)(=|$)"
 )
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
 

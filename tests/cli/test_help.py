@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ekd.cli.conf import composed
-from ekd.cli.embedded import completed
+from ekd.cli.conf import composed, options
+from ekd.cli.embedded import completed, is_method
 from ekd.cli.helping import comments, page
 from ekd.method import CONF
 
@@ -84,6 +84,7 @@ def test_the_doctor_says_what_is_there(tmp_path):
     [
         (["selector=bucket", "selector.lower=70"], ["selector=bucket", "selector.lower=70", "experiment=demo"]),
         (["-m", "experiment=sekd", "seed=0,1"], ["-m", "experiment=[demo,sekd]", "seed=0,1"]),
+        (["source=rounds", "loss=reverse_kl"], ["source=rounds", "loss=reverse_kl", "experiment=demo"]),
         (["experiment=tiny"], None),  # each of these knows its own models or data
         (["experiment=bucket_sweep"], None),
         (["experiment=qwen3"], None),
@@ -100,6 +101,13 @@ def test_a_command_without_models_and_data_is_the_embedded_job(words, becomes):
 
 
 def test_a_preset_of_a_method_stands_on_the_embedded_job():
+    known = composed(
+        "train", ("experiment=[demo,opsd]",)
+    )  # both choose what the teacher reads: the method's choice holds
+    assert "solution" in known.teacher_prompt.question and known.data.train_problems == 128
+    for preset in options("experiment"):
+        if is_method(preset):
+            assert composed("train", (f"experiment=[demo,{preset}]",)).student.layers == "all", preset
     config = composed("train", ("experiment=[demo,sekd]",))
     assert (config.teacher.mode, config.student.layers, config.selector.k_percent) == ("score", "all", 20)
     assert "student_entropy" in config.signal._target_
