@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 def main(config: DictConfig) -> int:
     from ekd.eval.benchmark import Generator
-    from ekd.eval.metrics import table_rows
+    from ekd.eval.metrics import metric_rows
     from ekd.models.load import load_tokenizer
 
     adopt(config, "dataset", "prompt")
     benchmark, generator = build(config.benchmark), build(config.generator)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
     origin, dataset = generator.origin(), type(benchmark.dataset).__name__.lower()
-    folder = results(config, f"{dataset}-{benchmark.split}", benchmark.identity(origin, tokenizer))
+    folder = answers_folder(config, f"{dataset}-{benchmark.split}", benchmark.identity(origin, tokenizer))
     solve = (
         generator.solver(benchmark, tokenizer) if isinstance(generator, Generator) else benchmark.by_teacher(generator)
     )
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> int:
     figures = benchmark.summary(found.answers)
     report = {"who": who, "benchmark": benchmark.describe(), "model": origin}
     title = f"{who} on {report['benchmark']['problems']} {benchmark.split} problems of {dataset}"
-    publish(config, folder, title, table_rows(figures), figures, report)
+    publish(config, folder, title, metric_rows(figures), figures, report)
     log(config, f"eval/{dataset}", figures, report, found.answers)
     for failure in found.failures:
         print(visible(f"failed: problem {failure.problem_id}: {failure.reason}"))
@@ -52,7 +52,7 @@ def main(config: DictConfig) -> int:
 
 
 def perplexity(config: DictConfig) -> int:
-    from ekd.eval.perplexity import batched, measure, reading_json, reliability, table_rows
+    from ekd.eval.perplexity import batched, measure, perplexity_rows, reading_json, reliability
     from ekd.models.load import load_tokenizer
     from ekd.store.tokenizer import check_tokenizer
 
@@ -68,9 +68,11 @@ def perplexity(config: DictConfig) -> int:
     draws = bool(source.get("origin", {}).get("draws"))
     batches = batched(traces, origin["vocab"], config.max_tokens, draws=draws)
     reading = measure(loader.load(), batches)
-    folder = results(config, "perplexity", digest_of_parts(origin, source))
+    folder = answers_folder(config, "perplexity", digest_of_parts(origin, source))
     report = {"who": config.run or config.student.model, "source": source, "model": origin}
-    publish(config, folder, f"{report['who']} on {source['what']}", table_rows(reading), reading_json(reading), report)
+    publish(
+        config, folder, f"{report['who']} on {source['what']}", perplexity_rows(reading), reading_json(reading), report
+    )
     (folder / "reliability.svg").write_text(reliability(reading))
     print(f"calibration {folder / 'reliability.svg'}")
     return 0
@@ -104,7 +106,7 @@ def sequences(config: DictConfig, trained: dict[str, Any], tokenizer: Any) -> tu
 
 
 def harness(config: DictConfig) -> int:
-    from ekd.eval.lm_eval import run_tasks, table_rows
+    from ekd.eval.lm_eval import lm_eval_rows, run_tasks
     from ekd.models.load import load_tokenizer
 
     adopt(config)
@@ -113,13 +115,13 @@ def harness(config: DictConfig) -> int:
     options = {name: config[name] for name in ("shots", "chat", "limit", "batch_size", "seed", "include")}
     figures, report = run_tasks(loader.load, tokenizer, list(config.tasks), **options)
     origin = loader.origin()
-    folder = results(config, "harness", digest_of_parts(origin, list(config.tasks), options))
+    folder = answers_folder(config, "harness", digest_of_parts(origin, list(config.tasks), options))
     who = str(config.run or config.student.model)
     publish(
         config,
         folder,
         f"{who}, lm-evaluation-harness",
-        table_rows(report),
+        lm_eval_rows(report),
         figures,
         {"who": who, **report, "model": origin},
     )
@@ -154,7 +156,7 @@ def adopt(config: DictConfig, *groups: str) -> dict[str, Any]:
     return trained
 
 
-def results(config: DictConfig, what: str, identity: str) -> Path:
+def answers_folder(config: DictConfig, what: str, identity: str) -> Path:
     """The same question to the same model has the same folder, so that a second call goes on."""
     if config.out is not None:
         return own(Path(config.out).expanduser(), identity)
@@ -182,13 +184,13 @@ def publish(
     """metrics.json with everything that made the figures, table.md, and the same table on the screen."""
     from rich import print as show
 
-    from ekd.eval.metrics import markdown, metrics_table
+    from ekd.eval.metrics import markdown_table, metrics_table
     from ekd.files import write_json
 
     made = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", {"metrics": figures, **report, **made})
-    (folder / "table.md").write_text(markdown(title, view))
+    (folder / "table.md").write_text(markdown_table(title, view))
     show(metrics_table(title, view))
     print(f"metrics     {folder / 'metrics.json'}")
 

@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 
 from ekd.method import TEACHER_ENTROPY, TEACHER_FREE, VANILLA, Method, Part, comparisons_of, twins_of
-from ekd.report.effects import compare
+from ekd.report.effects import compare_methods
 
 
 def choosing(selector: str, **values: float) -> Method:
@@ -41,7 +41,7 @@ def sweep(random: np.random.Generator, seeds: int) -> dict[Method, dict[int, flo
 def shows(table: dict[Method, dict[int, float]], seeds: int) -> bool:
     seen = {name: {seed: value for seed, value in kls.items() if seed < seeds} for name, kls in table.items()}
     once = twins_of(seen)
-    return any(c.found for c in compare(seen, [pair for pair in comparisons_of(SHARES) if pair[0] not in once]))
+    return any(c.found for c in compare_methods(seen, [pair for pair in comparisons_of(SHARES) if pair[0] not in once]))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from test_train import ekd
 from ekd.cli.conf import CONF
 from ekd.distill.fence import config_of
 from ekd.eval.answers import kept_file
-from ekd.export.formats import finished, sampling
+from ekd.export.formats import finished_run, sampling
 from ekd.method import method_of
 from ekd.models.checkpoint import check_run
 from ekd.models.load import load_model, load_tokenizer
@@ -87,7 +87,7 @@ def test_a_run_of_before_is_evaluated_and_exported(old):
     assert done.returncode == 0, done.stderr
     (found,) = old.glob("eval/*/metrics.json")
     assert json.loads(found.read_text())["benchmark"]["problems"] == 2
-    assert sampling(finished(str(old))[1]["config"])["temperature"] == 0
+    assert sampling(finished_run(str(old))[1]["config"])["temperature"] == 0
 
 
 def test_the_teacher_of_a_run_of_before_traces_again(old):

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ekd.cli.conf import composed, having, like, top
+from ekd.cli.conf import composed, having, like, top_keys
 from ekd.cli.kinds import check_kinds
 from ekd.cli.words import SHARES, check_secret, elsewhere, parse_words, replaced, values
 from ekd.method import CONF
@@ -34,7 +34,7 @@ def check_command(name: str, words: list[str]) -> list[str]:
     """
     overrides = parse_words(name, words)
     if elsewhere(words):
-        composed(name)  # now, because Hydra composes one configuration at a time, and `check_whole` asks
+        composed(name)  # now, because Hydra composes one configuration at a time, and `check_whole_config` asks
     if elsewhere(words) or SHOWING & set(words):  # of another configuration, `settle` looks at what comes of it
         return []
     last = {(word.key_or_group, word.package): word for word in overrides}
@@ -57,7 +57,7 @@ def _check_several(name: str, overrides: list[Override], first: list[Override]) 
         )
 
 
-def check_whole(name: str, config: DictConfig) -> None:
+def check_whole_config(name: str, config: DictConfig) -> None:
     """Of another configuration than ours, at which nobody has looked: it holds what the door reads, in its kinds."""
     absent = sorted(set(map(str, composed(name))) - {"hydra"} - set(map(str, config)))
     if absent:
@@ -115,7 +115,7 @@ def _check_composed(name: str, chosen: list[Override]) -> DictConfig:
         raise ValueError(_explain(name, words, error)) from error
     # A preset may hold values for other doors (experiment=tiny has a benchmark, and ekd.trace none); a word may not.
     typed = {word.key_or_group.split("@")[0].split("/")[0].split(".")[0] for word in chosen}
-    if idle := sorted(typed & set(map(str, config)) - {"hydra", *top(name)}):
+    if idle := sorted(typed & set(map(str, config)) - {"hydra", *top_keys(name)}):
         raise ValueError(f"nothing reads {idle[0]!r}: {like(name, idle[0])}")
     try:
         for word in chosen:

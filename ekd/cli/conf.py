@@ -24,7 +24,7 @@ def composed(name: str, words: tuple[str, ...] = ()) -> DictConfig:
         return hydra.compose(name, [*words, "hydra.runtime.output_dir=."], return_hydra_config=True)
 
 
-def top(name: str) -> set[str]:
+def top_keys(name: str) -> set[str]:
     """The keys at the top, and the groups that may be chosen, also those of which nothing is (logger: null)."""
     door: Any = OmegaConf.load(CONF / f"{name}.yaml")
     groups = {

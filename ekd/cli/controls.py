@@ -55,11 +55,11 @@ def train_controls(sweep: Path, launcher: Sequence[str]) -> int:
     worst = 0
     for control in missing_controls(sweep):
         print(f"control     random {control.percent:g}% for {control.cell.method} (controls=false leaves them out)")
-        worst = max(worst, subprocess.run(command(sweep, control, launcher), check=False).returncode)
+        worst = max(worst, subprocess.run(control_command(sweep, control, launcher), check=False).returncode)
     return worst
 
 
-def command(sweep: Path, control: Control, launcher: Sequence[str]) -> list[str]:
+def control_command(sweep: Path, control: Control, launcher: Sequence[str]) -> list[str]:
     words = [word for word in _told(control.cell) if _root(word) not in OWN]
     kept = [word for word in launcher if not word.startswith(ELSEWHERE)]
     seeds = ",".join(map(str, control.seeds))

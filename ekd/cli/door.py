@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from ekd.cli.command import check_command, check_whole, settle
+from ekd.cli.command import check_command, check_whole_config, settle
 from ekd.cli.conf import PACKAGE
 from ekd.cli.embedded import completed
 from ekd.cli.helping import choices, page
@@ -208,7 +208,7 @@ def _settled(name: str, config: DictConfig, run: Path) -> Any:
     try:
         settle(config)
         if elsewhere(sys.argv[1:]):
-            check_whole(name, config)
+            check_whole_config(name, config)
         return config
     except ValueError:
         shutil.rmtree(run / ".hydra", ignore_errors=True)

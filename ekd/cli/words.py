@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from ekd.cli.conf import composed, door_of, like, options, top
+from ekd.cli.conf import composed, door_of, like, options, top_keys
 from ekd.cli.famous import here
 from ekd.method import CONF
 from ekd.renamed import current_word
@@ -205,5 +205,5 @@ def _check_share(override: Override) -> None:
 def _check_top(name: str, override: Override) -> None:
     """A word that other programs know, as a key of its own."""
     key = override.key_or_group
-    if name in ("train", "trace") and key not in top(name) and not (CONF / key).is_dir() and (there := here(key)):
+    if name in ("train", "trace") and key not in top_keys(name) and not (CONF / key).is_dir() and (there := here(key)):
         raise ValueError(f"there is no key {key!r} at the top: here it is {there}")

@@ -68,7 +68,7 @@ def main(words: list[str]) -> int:
         return 2
     missing = max(len(by_problem(list(read_answers(path).values()))) for path in (a, b)) - found.problems
     print(f"A {a.parent}\nB {b.parent}")
-    show(metrics_table("B against A", table_rows(found, missing)))
+    show(metrics_table("B against A", comparison_rows(found, missing)))
     for flip in found.flips[:SHOWN]:
         line = f"{flip.problem_id}: answer {flip.reference}, A {_said(flip, 'a')}, B {_said(flip, 'b')}"
         print(visible(f"{'+' if flip.b > flip.a else '-'} {line}"))
@@ -79,7 +79,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def table_rows(found: Comparison, missing: int = 0) -> list[Row]:
+def comparison_rows(found: Comparison, missing: int = 0) -> list[Row]:
     change = found.change
     points = [100 * v for v in (change.value, change.low, change.high)]
     gained = sum(f.b > f.a for f in found.flips)

@@ -54,7 +54,7 @@ def run_tasks(
     return _figures(found), _report(found, limit, chat)
 
 
-def table_rows(report: dict[str, Any]) -> list[Row]:
+def lm_eval_rows(report: dict[str, Any]) -> list[Row]:
     return [
         (f"{task['task']}, {task['shots']} shots, {task['split']} split", f"{name} {value:.4f} ± {error}")
         for task in report["tasks"]

@@ -72,7 +72,7 @@ def majority(sheet: Sequence[Answer], same: Same) -> float:
     return _mean([p[0].status == "correct" for p in parties if len(p) == most])
 
 
-def table_rows(result: dict[str, float]) -> list[Row]:
+def metric_rows(result: dict[str, float]) -> list[Row]:
     """For the table: what it is, and what came out."""
     problems = int(result["problems"])
     several = "pass@1" in result
@@ -94,7 +94,7 @@ def table_rows(result: dict[str, float]) -> list[Row]:
     return view
 
 
-def markdown(title: str, view: Sequence[Row]) -> str:
+def markdown_table(title: str, view: Sequence[Row]) -> str:
     return "\n".join([f"| {title} | |", "|---|---|", *(f"| {a} | {b} |" for a, b in view)]) + "\n"
 
 

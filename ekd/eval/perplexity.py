@@ -81,7 +81,7 @@ def batched(traces: Sequence[Trace], vocab: int, max_tokens: int, *, draws: bool
         yield collate([ordered[i] for i in batch])
 
 
-def table_rows(reading: Reading) -> list[Row]:
+def perplexity_rows(reading: Reading) -> list[Row]:
     view = [
         ("tokens", f"{reading.tokens:,}"),
         ("perplexity", f"{reading.perplexity:.3f} ({reading.ce:.4f} nats a token)"),

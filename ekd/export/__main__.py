@@ -9,12 +9,22 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ekd.cli.door import door
-from ekd.export.formats import DTYPES, FORMATS, OUTTYPES, check_code, find, finished, write_gguf, write_hf, write_ollama
+from ekd.export.formats import (
+    DTYPES,
+    FORMATS,
+    OUTTYPES,
+    check_code,
+    find,
+    finished_run,
+    write_gguf,
+    write_hf,
+    write_ollama,
+)
 from ekd.files import make_folder
 
 
 def main(config: DictConfig) -> int:
-    run, made = finished(config.run)
+    run, made = finished_run(config.run)
     for key, allowed in (("format", FORMATS), ("outtype", OUTTYPES), ("dtype", DTYPES)):
         if config[key] not in allowed:
             raise ValueError(f"{key} is one of {', '.join(str(a or 'null') for a in allowed)}, not {config[key]!r}")

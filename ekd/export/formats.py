@@ -25,7 +25,7 @@ WAY_OUT = (
 )
 
 
-def finished(run: str | None) -> tuple[Path, dict[str, Any]]:
+def finished_run(run: str | None) -> tuple[Path, dict[str, Any]]:
     """The run's folder and its metrics.json."""
     if run is None:
         raise ValueError("give run=RUN, the folder of a finished training run")

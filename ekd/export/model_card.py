@@ -48,7 +48,7 @@ ekd {ekd}, commit {commit}{changed}; {versions}.
 def card(name: str, made: dict[str, Any]) -> str:
     """made: a run's metrics.json."""
     config = made["config"]
-    problems = f"problems of {code(_kind(config['dataset']))}"
+    problems = f"problems of {code_span(_kind(config['dataset']))}"
     shown = {group: config[group] for group in ("teacher", "signal", "selector", "loss", "student")}
     shown["teacher"] = {k: v for k, v in config["teacher"].items() if k not in ("endpoints", "api_key_env")}
     base = " ".join(str(config["student"]["model"]).split())
@@ -56,23 +56,23 @@ def card(name: str, made: dict[str, Any]) -> str:
     return CARD.format(
         front=yaml.safe_dump(front | {"tags": ["knowledge-distillation", "ekd"]}, sort_keys=False, width=math.inf),
         name=name,
-        base=code(base),
-        teacher=code(config["teacher"].get("model") or "the model that a server served"),
+        base=code_span(base),
+        teacher=code_span(config["teacher"].get("model") or "the model that a server served"),
         did=f"read the solutions of {problems}" if config["teacher"]["mode"] == "score" else f"solved {problems}",
-        selector=code(_kind(config["selector"])),
-        signal=code(_kind(config["signal"])),
+        selector=code_span(_kind(config["selector"])),
+        signal=code_span(_kind(config["signal"])),
         rows="\n".join(f"| {cell(label)} | {cell(value)} |" for label, value in _rows(made)),
         prompt=_prompt(config["prompt"]),
         command=fenced(command(made)),
-        ekd=code(made["ekd"]),
-        commit=code(made["commit"] or "unknown"),
+        ekd=code_span(made["ekd"]),
+        commit=code_span(made["commit"] or "unknown"),
         changed=", with changes" if made["changed"] else "",
-        versions=code(", ".join(f"{package} {number}" for package, number in made["versions"].items())),
+        versions=code_span(", ".join(f"{package} {number}" for package, number in made["versions"].items())),
         config=fenced(json.dumps(shown, indent=1), "json"),
     )
 
 
-def code(value: Any) -> str:
+def code_span(value: Any) -> str:
     """Somebody's word as it is, in one line of Markdown, where nothing in it has a meaning."""
     text = " ".join(str(value).split())
     marks = "`" * (1 + _longest(text))
@@ -115,5 +115,7 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _prompt(prompt: dict[str, Any]) -> str:
-    system = f"system message {code(repr(prompt['system']))}; " if prompt["system"] else ""
-    return f"{system}after each question {code(repr(prompt['instruction']))}; {int(prompt['shots'])} worked examples."
+    system = f"system message {code_span(repr(prompt['system']))}; " if prompt["system"] else ""
+    return (
+        f"{system}after each question {code_span(repr(prompt['instruction']))}; {int(prompt['shots'])} worked examples."
+    )

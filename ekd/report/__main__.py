@@ -44,7 +44,7 @@ def view(config: DictConfig) -> int:
 
     from ekd.models.load import load_tokenizer
     from ekd.report.viewer.reading import dataset_of, make, speaker
-    from ekd.report.viewer.spelling import Spelling
+    from ekd.report.viewer.spelling import ViewerSpelling
     from ekd.store.store import Store
     from ekd.store.tokenizer import check_tokenizer
     from ekd.teacher.wire.vocabulary import Vocabulary
@@ -61,7 +61,7 @@ def view(config: DictConfig) -> int:
     special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     page = make(
         store,
-        Spelling(Vocabulary(tokenizer).bytes_of, special),
+        ViewerSpelling(Vocabulary(tokenizer).bytes_of, special),
         run=config.run,
         dataset=None if asked is None else build(asked),
         limit=config.limit,

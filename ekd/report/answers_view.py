@@ -27,7 +27,7 @@ SHADED = 60  # problems whose answers are shown token by token; more would make 
 DARKEST = 2.0  # nats of entropy, from where on a token is shaded as darkly as can be
 
 
-def view(run: Path) -> dict[str, Any] | None:
+def answers_view(run: Path) -> dict[str, Any] | None:
     """All answers, those that training changed for the better first; None where the run has no benchmark."""
     known = {who: read_answers(run / file) for file, who in COLUMNS}
     after = known["student after"]
@@ -73,7 +73,7 @@ def problem(key: Key, kind: str, by: Mapping[str, Answer], shaded: bool) -> dict
         "kind": kind,
         "told": KINDS[kind],
         "reference": one.reference,
-        "question": question(one.prompt),
+        "question": last_user_turn(one.prompt),
         "columns": [column(who, answer, shaded) for who, answer in by.items()],
     }
 
@@ -98,7 +98,7 @@ def tokens(answer: Answer) -> list[tuple[str, int, str]]:
     return [(piece, round(100 * min(h / DARKEST, 1)), f"{h:.2f}") for piece, h in beside if piece]
 
 
-def question(prompt: str) -> str:
+def last_user_turn(prompt: str) -> str:
     """The last turn of the user, where the marks of a chat template show it; else the whole prompt."""
     turn = prompt.rpartition("<|im_start|>user\n")[2]
     return turn.partition("<|im_end|>")[0].strip()

@@ -66,10 +66,10 @@ def settings_of(cell: Cell) -> dict[str, str]:
     """Every value of the config that is neither a place nor part of the method, as text."""
     flat = dict(leaves(cell.made["config"]))
     kept = {k: v for k, v in flat.items() if not IDLE.fullmatch(k) and not METHOD.fullmatch(k)}
-    return {key: worded(key, value) for key, value in kept.items()}
+    return {key: worded_condition(key, value) for key, value in kept.items()}
 
 
-def worded(key: str, value: Any) -> str:
+def worded_condition(key: str, value: Any) -> str:
     if isinstance(value, str):
         return actor_name(value) if key.endswith("_target_") else value
     return json.dumps(value)

@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
     n: int
 
 
-class Comparison(NamedTuple):
+class Effect(NamedTuple):
     """method - control over the seeds that both have. None: too few seeds to say."""
 
     method: Method
@@ -67,9 +67,9 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, len(x))
 
 
-def compare(table: Table, pairs: Sequence[tuple[Method, Method]]) -> list[Comparison]:
+def compare_methods(table: Table, pairs: Sequence[tuple[Method, Method]]) -> list[Effect]:
     """Every (method, control) of `pairs`, as one family: Holm (1979) holds its error at 5% whatever depends on what."""
-    changes = [differences(table, method, control) for method, control in pairs]
+    changes = [seed_differences(table, method, control) for method, control in pairs]
     n = np.array([len(change) for change in changes])
     mean = np.array([change.mean() if len(change) else np.nan for change in changes])
     error = np.array([change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan for change in changes])
@@ -81,13 +81,13 @@ def compare(table: Table, pairs: Sequence[tuple[Method, Method]]) -> list[Compar
     corrected = holm(p)
     ends = [(_number(m - h), _number(m + h)) for m, h in zip(mean, half, strict=True)]
     return [
-        Comparison(*pair, int(n[i]), float(mean[i]), *ends[i], _number(p[i]), _number(corrected[i]))
+        Effect(*pair, int(n[i]), float(mean[i]), *ends[i], _number(p[i]), _number(corrected[i]))
         for i, pair in enumerate(pairs)
         if n[i]
     ]
 
 
-def differences(table: Table, method: Method, control: Method) -> np.ndarray:
+def seed_differences(table: Table, method: Method, control: Method) -> np.ndarray:
     """(seeds in common,) method - control."""
     seeds = sorted(table[method].keys() & table[control].keys())
     return np.array([table[method][seed] - table[control][seed] for seed in seeds], float)

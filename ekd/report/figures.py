@@ -18,7 +18,7 @@ from ekd.report.look import STYLE, WIDTH, add_legend, colour_of, is_wide, line_s
 from ekd.report.palette import BAND, INK, PAGE, SOFT, WIDE
 
 if TYPE_CHECKING:  # a single run's page needs no statistics, and so no scipy
-    from ekd.report.effects import Comparison, Estimate
+    from ekd.report.effects import Effect, Estimate
     from ekd.report.section import Result
 
 
@@ -153,7 +153,7 @@ def differences(result: Result) -> Figure:
     return figure
 
 
-def _forest(axes: Axes, title: str, group: Sequence[Comparison], result: Result) -> None:
+def _forest(axes: Axes, title: str, group: Sequence[Effect], result: Result) -> None:
     axes.axvline(0, color=INK, linewidth=1)
     for place, c in enumerate(group):
         colour = BAND if c.found else SOFT

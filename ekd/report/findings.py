@@ -7,7 +7,7 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from ekd.method import ORIGINAL, TEACHER_FREE, VANILLA, tiling
-from ekd.report.effects import Comparison, any_difference
+from ekd.report.effects import Effect, any_difference
 from ekd.report.section import Result, Section, decile_means
 
 
@@ -33,7 +33,7 @@ def findings(section: Section, results: Sequence[Result]) -> Findings:
     return Findings(_headline(main), points, _limits(section, main))
 
 
-def sentence(result: Result, c: Comparison) -> str:
+def finding_sentence(result: Result, c: Effect) -> str:
     """bucket_70_80 is not told apart from random_10 at this size: difference +0.02 nats [−0.05, 0.09], 3 seeds."""
     numbers = f"difference {result.show(c.difference, True)} {_unit(result)}"
     if c.low is None or c.high is None or c.p is None or c.corrected is None:
@@ -111,15 +111,15 @@ def _original(main: Result) -> list[str]:
     found = [c for c in (main.against(ORIGINAL, control) for control in controls) if c is not None]
     tiles = tiling(main.table)
     if ORIGINAL not in tiles or len(tiles) < 3:
-        return [f"The original's band. {sentence(main, c)}" for c in found]
+        return [f"The original's band. {finding_sentence(main, c)}" for c in found]
     rank = main.ranked(tiles).index(ORIGINAL) + 1
     return [
         f"The original's claim, that {ORIGINAL} is the band to take: its mean is number {rank} of {len(tiles)} here. "
-        + " ".join(sentence(main, c) for c in found)
+        + " ".join(finding_sentence(main, c) for c in found)
     ]
 
 
-def _against(main: Result, what: str, comparisons: Sequence[Comparison]) -> list[str]:
+def _against(main: Result, what: str, comparisons: Sequence[Effect]) -> list[str]:
     """One line for each outcome, so that twenty methods stay readable; the table has every number."""
     others = [c for c in comparisons if c.method != ORIGINAL]
     name = "random tokens of the same share" if what == "random" else what
@@ -139,7 +139,7 @@ def _against(main: Result, what: str, comparisons: Sequence[Comparison]) -> list
     return said
 
 
-def _listed(main: Result, group: Sequence[Comparison]) -> str:
+def _listed(main: Result, group: Sequence[Effect]) -> str:
     """A long list goes without its intervals, which the table has."""
     spans = [f" {main.span(c.low, c.high)}" if len(group) <= 4 else "" for c in group]
     return ", ".join(f"{c.method} ({main.show(c.difference, True)}{s})" for c, s in zip(group, spans, strict=True))
@@ -172,7 +172,7 @@ def _signed(value: float) -> str:
 
 def _teacher(main: Result) -> list[str]:
     c = main.against(TEACHER_FREE, VANILLA)
-    return [] if c is None else [f"Without the teacher's distribution: {sentence(main, c)}"]
+    return [] if c is None else [f"Without the teacher's distribution: {finding_sentence(main, c)}"]
 
 
 def _also(other: Result) -> str:

@@ -38,9 +38,9 @@ class Folder(NamedTuple):
     png: bool  # also a PNG of every figure
 
     def draw(self, figure: Figure, name: str, label: str, caption: str, lines: bool = False) -> Drawing:
-        from ekd.report.svg import drawn, inline
+        from ekd.report.svg import drawn_svg, inline
 
-        whole = drawn(figure)
+        whole = drawn_svg(figure)
         files = [f"{name}.svg"]
         (self.path / files[0]).write_text(whole)
         if self.png:

@@ -65,13 +65,13 @@ def rounds(run: Path) -> list[dict[str, float]]:
     return found
 
 
-def view(cell: Cell, folder: Folder) -> tuple[Table, Drawing | None] | None:
+def rounds_view(cell: Cell, folder: Folder) -> tuple[Table, Drawing | None] | None:
     """The table and the figure; None for a run without rounds."""
     known = rounds(cell.folder)
-    return (table(known, learning(cell.figures["train"])), drawing(known, folder)) if known else None
+    return (table(known, learning_seconds(cell.figures["train"])), drawing(known, folder)) if known else None
 
 
-def learning(train: Mapping[str, float]) -> float:
+def learning_seconds(train: Mapping[str, float]) -> float:
     """Seconds of the steps alone: forward, backward, optimizer."""
     offered = train["supervised_tokens"] / max(train["selected"], 1e-9)
     return offered / max(train["tokens_per_second"], 1e-9)

@@ -8,11 +8,12 @@ from typing import Any
 
 from ekd.distill.provenance import command, start_of
 from ekd.eval.metrics import accuracy
-from ekd.report import answers_view, rounds_view
 from ekd.report import figures as draw
+from ekd.report.answers_view import answers_view
 from ekd.report.cell import Cell
 from ekd.report.page import Drawing, Folder, settings, versions
 from ekd.report.plain import Table, Value
+from ekd.report.rounds_view import rounds_view
 from ekd.report.sweep import curve, read_cell
 
 DECILES = [f"choice/kl/decile{d}" for d in range(10)]
@@ -29,7 +30,7 @@ CHOICE = (
 )
 
 
-def finished(run: Path) -> Cell:
+def finished_cell(run: Path) -> Cell:
     """Raises ValueError, in a sentence, for a run that did not finish."""
     if not (run / "run.json").exists() and not (run / "metrics.json").exists():
         raise ValueError(f"run={run} holds no training run; give the folder that python -m ekd.train printed")
@@ -39,20 +40,20 @@ def finished(run: Path) -> Cell:
     return cell
 
 
-def view(cell: Cell, folder: Folder) -> dict[str, Any]:
+def run_view(cell: Cell, folder: Folder) -> dict[str, Any]:
     run = cell.folder
     return {
         "title": f"{cell.method}, seed {cell.seed}",
         "kicker": f"A run of ekd: {run}",
-        "tally": tally(cell),
-        "outcome": outcome(cell),
-        "cautions": cautions(cell),
-        "learning": learning(cell, folder),
-        "deciles": deciles(cell, folder),
+        "tally": run_tally(cell),
+        "outcome": run_outcome(cell),
+        "cautions": run_cautions(cell),
+        "learning": run_learning(cell, folder),
+        "deciles": run_deciles(cell, folder),
         "choice": choice(cell),
-        "rounds": rounds_view.view(cell, folder),
-        "traces": traces(cell, folder),
-        "answers": answers_view.view(run),
+        "rounds": rounds_view(cell, folder),
+        "traces": run_traces(cell, folder),
+        "answers": answers_view(run),
         "command": command(cell.made),
         "versions": versions(cell.made),
         "settings": settings(cell.made["config"]),
@@ -60,7 +61,7 @@ def view(cell: Cell, folder: Folder) -> dict[str, Any]:
     }
 
 
-def tally(cell: Cell) -> list[tuple[str, str, str]]:
+def run_tally(cell: Cell) -> list[tuple[str, str, str]]:
     train, before, after = cell.figures["train"], cell.figures.get("before", {}), cell.figures["after"]
     began = f"{before['val/kl']:.3f} → " if "val/kl" in before else ""
     solved = [f"{100 * found['accuracy']:.1f}%" for who, found in benchmarks(cell).items() if who != "teacher"]
@@ -73,7 +74,7 @@ def tally(cell: Cell) -> list[tuple[str, str, str]]:
     ]
 
 
-def outcome(cell: Cell) -> Table:
+def run_outcome(cell: Cell) -> Table:
     before, after, train = cell.figures.get("before", {}), cell.figures["after"], cell.figures["train"]
     rows = []
     for name, label, factor, unit in (
@@ -100,7 +101,7 @@ def benchmarks(cell: Cell) -> Mapping[str, dict[str, float]]:
     return found
 
 
-def cautions(cell: Cell) -> list[str]:
+def run_cautions(cell: Cell) -> list[str]:
     said = [
         "One run is one seed: beside another run, any difference may be chance. A sweep with seeds and controls says "
         "more: python -m ekd.train -m experiment=bucket_sweep, then python -m ekd.report sweep=PATH."
@@ -115,7 +116,7 @@ def cautions(cell: Cell) -> list[str]:
     return said
 
 
-def learning(cell: Cell, folder: Folder) -> Drawing | None:
+def run_learning(cell: Cell, folder: Folder) -> Drawing | None:
     line = curve(cell)
     if len(line.steps) < 2:
         return None
@@ -128,7 +129,7 @@ def learning(cell: Cell, folder: Folder) -> Drawing | None:
     return folder.draw(draw.curves(panels, "held-out KL to the teacher, nats"), "learning_curve", label, caption)
 
 
-def deciles(cell: Cell, folder: Folder) -> Drawing | None:
+def run_deciles(cell: Cell, folder: Folder) -> Drawing | None:
     before, after = cell.figures.get("before", {}), cell.figures["after"]
     if not set(DECILES) <= set(after):
         return None
@@ -162,7 +163,7 @@ def choice(cell: Cell) -> Table | None:
     return Table("choice", "Held-out rows that the selector takes and leaves", ["", "chosen", "left"], rows, notes)
 
 
-def traces(cell: Cell, folder: Folder) -> Drawing | None:
+def run_traces(cell: Cell, folder: Folder) -> Drawing | None:
     shown = cell.figures.get("trace_entropy")
     if not shown:
         return None

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from ekd.method import Method, comparisons_of, control_of, ordered, twins_of
 from ekd.report.cell import Cell
 from ekd.report.conditions import divided
-from ekd.report.effects import Comparison, Estimate, compare, estimate
-from ekd.report.sweep import Lost, Sweep
+from ekd.report.effects import Effect, Estimate, compare_methods, estimate
+from ekd.report.sweep import Lost, SweepCells
 
 
 class Metric(NamedTuple):
@@ -57,17 +57,17 @@ class Result(NamedTuple):
     metric: Metric
     table: dict[Method, dict[int, float]]
     means: dict[Method, Estimate]
-    comparisons: list[Comparison]
+    comparisons: list[Effect]
     twins: dict[Method, Method]  # {method: its other name}, compared once
     decimals: int
     controls: dict[Method, Method]  # {method that selects: its random control}
 
     @property
-    def tested(self) -> list[Comparison]:
+    def tested(self) -> list[Effect]:
         """The family that the correction is for."""
         return [c for c in self.comparisons if c.p is not None and c.method not in self.twins]
 
-    def against(self, method: Method, control: Method | None) -> Comparison | None:
+    def against(self, method: Method, control: Method | None) -> Effect | None:
         return next((c for c in self.comparisons if (c.method, c.control) == (method, control)), None)
 
     def show(self, value: float, signed: bool = False) -> str:
@@ -84,11 +84,11 @@ class Result(NamedTuple):
         """The best first."""
         return sorted(methods, key=lambda name: self.means[name].mean, reverse=not self.metric.falls)
 
-    def better(self, comparison: Comparison) -> bool:
+    def better(self, comparison: Effect) -> bool:
         return (comparison.difference < 0) == self.metric.falls
 
 
-def sections(sweep: Sweep) -> list[Section]:
+def sections(sweep: SweepCells) -> list[Section]:
     """Steps before tokens; within a budget, one for each setting under which whole methods were run."""
     budgets = sorted({cell.budget for cell in sweep.cells}, key=lambda name: (name == "", name))
     found = []
@@ -99,7 +99,7 @@ def sections(sweep: Sweep) -> list[Section]:
     return found
 
 
-def _section(sweep: Sweep, budget: str, setting: str, cells: list[Cell], only: bool) -> Section:
+def _section(sweep: SweepCells, budget: str, setting: str, cells: list[Cell], only: bool) -> Section:
     lost = [cell for cell in sweep.lost if (cell.budget == budget and not setting) or (only and cell.budget == "")]
     there: list[Cell | Lost] = [*cells, *lost]
     seen = {(str(cell.method), cell.seed) for cell in there} | {(cell.folder.parent.name, cell.seed) for cell in there}
@@ -140,10 +140,10 @@ def result(section: Section, metric: Metric) -> Result | None:
 
 def _compared(
     table: dict[Method, dict[int, float]], shares: dict[Method, float]
-) -> tuple[list[Comparison], dict[Method, Method]]:
+) -> tuple[list[Effect], dict[Method, Method]]:
     """A method of two names is tested by one, which costs the others one correction less, and shown by both."""
     same, wanted = twins_of(table), comparisons_of(shares)
-    found = {(c.method, c.control): c for c in compare(table, [pair for pair in wanted if pair[0] not in same])}
+    found = {(c.method, c.control): c for c in compare_methods(table, [pair for pair in wanted if pair[0] not in same])}
     for name, other in same.items():
         found |= {(name, c.control): c._replace(method=name) for c in list(found.values()) if c.method == other}
     return [found[pair] for pair in wanted if pair in found], same

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def drawn(figure: Figure) -> str:
+def drawn_svg(figure: Figure) -> str:
     """A complete SVG file."""
     import matplotlib as mpl
 

@@ -40,7 +40,7 @@ class Lost(NamedTuple):
     why: str
 
 
-class Sweep(NamedTuple):
+class SweepCells(NamedTuple):
     path: Path
     cells: list[Cell]
     lost: list[Lost]
@@ -55,7 +55,7 @@ class Curve(NamedTuple):
     kl: list[float]
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(path: Path) -> SweepCells:
     """Raises ValueError, in a sentence, where there is nothing to report on or two cells claim to be the same one."""
     if not path.is_dir():
         raise ValueError(f"sweep={path} is no folder; give the one that holds METHOD/seed_N/ (hydra.sweep.dir)")
@@ -67,7 +67,7 @@ def read_sweep(path: Path) -> Sweep:
         raise ValueError(
             f"sweep={path} holds {what}; run `python -m ekd.train -m experiment=bucket_sweep hydra.sweep.dir={path}`"
         )
-    return Sweep(path, _single(cells), lost, planned(path))
+    return SweepCells(path, _single(cells), lost, planned(path))
 
 
 def read_cells(path: Path) -> list[Cell | Lost]:

@@ -18,28 +18,28 @@ from ekd.report.findings import findings
 from ekd.report.page import Drawing, Folder, settings, versions
 from ekd.report.plain import Table, Value, inert
 from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
-from ekd.report.sweep import Curve, Sweep, curve
+from ekd.report.sweep import Curve, SweepCells, curve
 from ekd.report.tables import choice_table, cost_table, decile_table, method_table, said
 
 
-def view(sweep: Sweep, folder: Folder) -> dict[str, Any]:
+def sweep_view(sweep: SweepCells, folder: Folder) -> dict[str, Any]:
     parts = sections(sweep)
     write_cells(sweep.cells, folder.path / "cells.csv")
     return {
         "title": sweep.path.resolve().name,
         "kicker": "A sweep of ekd: does it matter which tokens a student learns from?",
-        "tally": tally(sweep, parts),
+        "tally": sweep_tally(sweep, parts),
         "sections": [section_view(part, folder, place) for place, part in enumerate(parts)],
-        "traces": traces(sweep.cells, folder),
+        "traces": sweep_traces(sweep.cells, folder),
         "lost": lost_table(sweep, parts),
         "commands": Counter(command(cell.made) for cell in sweep.cells).most_common(),
         "versions": " ".join(sorted({versions(cell.made) for cell in sweep.cells})),
-        "settings": settings(shared([cell.made["config"] for cell in sweep.cells])),
+        "settings": settings(shared_config([cell.made["config"] for cell in sweep.cells])),
         "made_by": f"python -m ekd.report sweep={sweep.path}",
     }
 
 
-def tally(sweep: Sweep, parts: Sequence[Section]) -> list[tuple[str, str, str]]:
+def sweep_tally(sweep: SweepCells, parts: Sequence[Section]) -> list[tuple[str, str, str]]:
     missing = sum(len(part.missing) for part in parts)
     states = Counter(cell.state for cell in sweep.lost)
     whole = len(sweep.cells) + len(sweep.lost) + missing
@@ -67,10 +67,10 @@ def section_view(section: Section, folder: Folder, place: int) -> dict[str, Any]
         "bands": bool(tiling(section.methods)),
         "findings": findings(section, measured),
         "cautions": cautions(section, measured[0]),
-        "curves": [bucket_curve(one, prefix, folder) for one in measured],
+        "curves": [sweep_bucket_curve(one, prefix, folder) for one in measured],
         "differences": paired(measured[0], prefix, folder),
-        "learning": learning(section, prefix, folder),
-        "deciles": deciles(section, prefix, folder),
+        "learning": sweep_learning(section, prefix, folder),
+        "deciles": sweep_deciles(section, prefix, folder),
         "methods_table": tables["methods"],
         "decile_table": tables["decile"],
         "choice": tables["choice"],
@@ -79,7 +79,7 @@ def section_view(section: Section, folder: Folder, place: int) -> dict[str, Any]
     }
 
 
-def bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
+def sweep_bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
     tiles = tiling(result.table) or list(result.table)
     order = result.ranked(tiles)
     best, worst = order[0], order[-1]
@@ -110,7 +110,7 @@ def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
     return folder.draw(figures.differences(result), f"{prefix}_differences", label, caption)
 
 
-def learning(section: Section, prefix: str, folder: Folder) -> Drawing | None:
+def sweep_learning(section: Section, prefix: str, folder: Folder) -> Drawing | None:
     """Means over seeds, against steps and against the tokens learned from."""
     by_step: dict[Method, Any] = {}
     by_token: dict[Method, Any] = {}
@@ -140,7 +140,7 @@ def averaged(curves: Sequence[Curve]) -> tuple[list[float], list[float], list[fl
     return steps, tokens, kl
 
 
-def deciles(section: Section, prefix: str, folder: Folder) -> Drawing | None:
+def sweep_deciles(section: Section, prefix: str, folder: Folder) -> Drawing | None:
     after = decile_means(section)
     if not after:
         return None
@@ -156,7 +156,7 @@ def deciles(section: Section, prefix: str, folder: Folder) -> Drawing | None:
     )
 
 
-def traces(cells: Sequence[Cell], folder: Folder) -> list[Drawing]:
+def sweep_traces(cells: Sequence[Cell], folder: Folder) -> list[Drawing]:
     """One histogram for each store that was trained on."""
     stores: dict[str, dict[str, Any]] = {}
     for cell in cells:
@@ -173,7 +173,7 @@ def traces(cells: Sequence[Cell], folder: Folder) -> list[Drawing]:
     return found
 
 
-def lost_table(sweep: Sweep, parts: Sequence[Section]) -> Table:
+def lost_table(sweep: SweepCells, parts: Sequence[Section]) -> Table:
     """Also of a budget that has no finished cell."""
     rows = [
         [cell.method, "–" if cell.seed is None else str(cell.seed), cell.budget, cell.state, cell.why]
@@ -198,10 +198,10 @@ def write_cells(cells: Sequence[Cell], file: Path) -> None:
             writer.writerow(map(inert, [*row, tokens, cell.figures["minutes"], str(cell.folder)]))
 
 
-def shared(nodes: Sequence[Any]) -> Any:
+def shared_config(nodes: Sequence[Any]) -> Any:
     """What all of these configs say alike."""
     first = nodes[0]
     if all(isinstance(node, dict) for node in nodes):
-        inner = {key: shared([node.get(key, ...) for node in nodes]) for key in first}
+        inner = {key: shared_config([node.get(key, ...) for node in nodes]) for key in first}
         return {key: child for key, child in inner.items() if child is not ... and child != {}}
     return first if all(node == first for node in nodes) else ...

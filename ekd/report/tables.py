@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from ekd.method import NEAR, TEACHER_FREE, VANILLA, Method, Part
-from ekd.report.effects import Comparison
+from ekd.report.effects import Effect
 from ekd.report.findings import chance
 from ekd.report.plain import Table, Value
 from ekd.report.section import Result, Section, decile_means
@@ -76,7 +76,7 @@ def _mean(result: Result, name: Method) -> Value:
     return Value(f"{result.show(found.mean)}{spans}")
 
 
-def _difference(result: Result, c: Comparison | None) -> list[Value]:
+def _difference(result: Result, c: Effect | None) -> list[Value]:
     if c is None:
         return [Value("–"), Value("–")]
     kind = ("better" if result.better(c) else "worse") if c.found else "hint" if c.hinted else ""

@@ -15,7 +15,7 @@ from ekd.eval.answers import Answer, AnswerFile, pieces, read_answers, repeats
 from ekd.eval.benchmark import Benchmark
 from ekd.eval.callback import BenchmarkCallback
 from ekd.eval.compare import compare, locate
-from ekd.eval.metrics import majority, markdown, rungs, summary, table_rows
+from ekd.eval.metrics import majority, markdown_table, metric_rows, rungs, summary
 from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
 from ekd.types import Failure, Text
@@ -67,9 +67,9 @@ def test_n_answers_give_the_mean_share_pass_at_k_and_the_vote():
     assert result["pass@2"] == pytest.approx((1 + 1 / 2) / 2) and result["pass@4"] == 1
     assert result["majority"] == 0.5, "7 wins the easy one; 2 and 2.0 are one answer and win the hard one"
     assert result["unparseable"] == 1 / 8
-    view = dict(table_rows(result))
+    view = dict(metric_rows(result))
     assert view["one problem is worth"] == "50.0 points" and "2 problems, 8 answers" in view["accuracy (avg@n)"]
-    assert "| one problem is worth | 50.0 points |" in markdown("what", table_rows(result))
+    assert "| one problem is worth | 50.0 points |" in markdown_table("what", metric_rows(result))
 
 
 def test_a_tied_vote_counts_by_halves_and_no_vote_is_no_answer():
@@ -248,7 +248,7 @@ def test_a_request_that_failed_is_told_and_asked_again(tokenizer, tmp_path):
     first = benchmark().run(tokenizer, flaky, tmp_path / "a.jsonl", "")
     assert len(first.answers) == 5 and first.failures[0].reason == "HTTP 500"
     result = benchmark().summary(first.answers)
-    assert result["failed"] == 1 and "1 requests had no answer" in dict(table_rows(result))["failed"]
+    assert result["failed"] == 1 and "1 requests had no answer" in dict(metric_rows(result))["failed"]
     second = benchmark().run(tokenizer, flaky, tmp_path / "a.jsonl", "")
     assert len(second.answers) == 6 and not second.failures and asked == [6, 1]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ekd.eval import statistics
 from ekd.eval.compare import words
 from ekd.eval.statistics import bootstrap, difference, mcnemar, mean_interval, pass_at, told_apart, wilson
-from ekd.report.effects import Comparison
+from ekd.report.effects import Effect
 
 # How likely each problem is solved: all alike, many hard and easy ones, mostly impossible ones as in AIME.
 POPULATIONS = {
@@ -159,7 +159,7 @@ def test_an_interval_without_its_test_is_not_a_finding():
     [(0.01, 0.1, 0.3), (0.01, -0.1, 0.3), (0.06, 0.1, 0.3), (0.01, -0.3, -0.1), (None, None, None)],
 )
 def test_the_report_goes_by_the_same_rule(p, low, high):
-    assert Comparison("a", "b", 3, 0.2, low, high, p, p).found == told_apart(p, low, high)
+    assert Effect("a", "b", 3, 0.2, low, high, p, p).found == told_apart(p, low, high)
     assert told_apart(p, low, high) == (p == 0.01 and (low, high) != (-0.1, 0.3))
 
 

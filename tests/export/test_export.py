@@ -18,8 +18,8 @@ from test_train import ROOT, ekd, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from wire_servers import generations, llama_server
 
-from ekd.export.formats import check_code, finished, sampling
-from ekd.export.model_card import card, code
+from ekd.export.formats import check_code, finished_run, sampling
+from ekd.export.model_card import card, code_span
 from ekd.export.modelfile import applied, find_frames, go_template, modelfile, render
 from ekd.models.generation import generate
 from ekd.models.load import load_model, load_tokenizer
@@ -120,7 +120,7 @@ def test_what_a_link_leads_to_is_not_published(tmp_path: Path, name: str) -> Non
     (bad / name).unlink(missing_ok=True)
     (bad / name).symlink_to(tmp_path / "outside" / ("" if name == "student" else "id_rsa"))
     with pytest.raises(ValueError, match=r"is a link|not a finished"):
-        finished(str(bad))
+        finished_run(str(bad))
 
 
 def test_a_students_own_code_is_not_given_to_a_converter(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ MARKS = {"accuracy": 0.5, "problems": 2, "accuracy_low": 0.1, "accuracy_high": 0
 
 @pytest.mark.parametrize("text", ["a`b", "`", "``x``", "a\nb", "", "`a"])
 def test_code_in_markdown_is_closed_only_at_its_end(text: str) -> None:
-    made = code(text)
+    made = code_span(text)
     marks = made[: len(made) - len(made.lstrip("`"))]
     assert made.endswith(marks)
     assert marks not in made[len(marks) : -len(marks)].replace(marks + "`", "") or not text

@@ -12,7 +12,7 @@ from scipy import stats
 
 from ekd.method import comparisons_of
 from ekd.report.cell import Cell
-from ekd.report.effects import any_difference, compare, estimate, holm
+from ekd.report.effects import any_difference, compare_methods, estimate, holm
 from ekd.report.findings import findings
 from ekd.report.section import Section, results
 
@@ -49,7 +49,9 @@ def at_least(rate: float, runs: int = RUNS) -> int:
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_where_nothing_matters_a_whole_sweep_stays_silent_95_times_in_100(seeds):
     random = np.random.default_rng(seeds)
-    alarms = sum(any(c.found for c in compare(simulated(random, seeds, 0.05, 0.02), PAIRS)) for _ in range(RUNS))
+    alarms = sum(
+        any(c.found for c in compare_methods(simulated(random, seeds, 0.05, 0.02), PAIRS)) for _ in range(RUNS)
+    )
     assert alarms <= at_most(0.05)
 
 
@@ -71,7 +73,7 @@ def test_where_nothing_matters_the_headline_says_so_95_times_in_100(seeds):
 
 def test_without_the_correction_it_would_not():
     random = np.random.default_rng(0)
-    alarms = sum(any(c.p < 0.05 for c in compare(simulated(random, 3, 0.05, 0.02), PAIRS)) for _ in range(200))
+    alarms = sum(any(c.p < 0.05 for c in compare_methods(simulated(random, 3, 0.05, 0.02), PAIRS)) for _ in range(200))
     assert alarms > at_most(0.05, 200) * 2
 
 
@@ -79,11 +81,11 @@ def test_without_the_correction_it_would_not():
 def test_one_comparison_errs_in_5_of_100_and_its_interval_covers_in_95(seeds):
     random = np.random.default_rng(seeds)
     truth = 0.03
-    found = [compare(simulated(random, seeds, 0.05, 0.02, {"bucket_70_80": truth}), [BAND_TO_RANDOM])[0]
+    found = [compare_methods(simulated(random, seeds, 0.05, 0.02, {"bucket_70_80": truth}), [BAND_TO_RANDOM])[0]
              for _ in range(RUNS)]  # fmt: skip
     covered = sum(c.low <= truth <= c.high for c in found)
     assert at_least(0.95) <= covered <= at_most(0.95)
-    null = [compare(simulated(random, seeds, 0.05, 0.02), [BAND_TO_RANDOM])[0] for _ in range(RUNS)]
+    null = [compare_methods(simulated(random, seeds, 0.05, 0.02), [BAND_TO_RANDOM])[0] for _ in range(RUNS)]
     assert at_least(0.05) <= sum(c.found for c in null) <= at_most(0.05)
 
 
@@ -92,7 +94,7 @@ def test_a_planted_effect_is_found_as_often_as_theory_says(seeds, effect):
     """Between Bonferroni's power over the family and the power of a test on its own, both of the noncentral t."""
     random, own = np.random.default_rng(seeds), 0.02
     shown = sum(
-        next(c for c in compare(simulated(random, seeds, 0.05, own, {"bucket_70_80": -effect}), PAIRS)
+        next(c for c in compare_methods(simulated(random, seeds, 0.05, own, {"bucket_70_80": -effect}), PAIRS)
              if (c.method, c.control) == BAND_TO_RANDOM).found
         for _ in range(RUNS)
     )  # fmt: skip
@@ -112,7 +114,7 @@ def test_pairing_helps_where_seeds_share_noise():
     for _ in range(300):
         table = simulated(random, 5, 0.2, 0.02, {"bucket_70_80": -0.08})
         one, other = (list(table[one].values()) for one in BAND_TO_RANDOM)
-        paired += compare(table, [BAND_TO_RANDOM])[0].found
+        paired += compare_methods(table, [BAND_TO_RANDOM])[0].found
         unpaired += stats.ttest_ind(one, other).pvalue < 0.05
     assert paired > 0.9 * 300
     assert unpaired < 0.2 * 300
@@ -120,7 +122,7 @@ def test_pairing_helps_where_seeds_share_noise():
 
 def test_a_comparison_is_scipys_paired_t_test():
     table = simulated(np.random.default_rng(2), 4, 0.1, 0.05)
-    c = compare(table, [TOP_TO_VANILLA])[0]
+    c = compare_methods(table, [TOP_TO_VANILLA])[0]
     reference = stats.ttest_rel(*(list(table[one].values()) for one in TOP_TO_VANILLA))
     assert c.p == pytest.approx(reference.pvalue) == c.corrected
     assert (c.low, c.high) == pytest.approx(tuple(reference.confidence_interval()))
@@ -149,19 +151,19 @@ def test_the_test_over_all_bands_errs_in_5_of_100_at_most_and_sees_a_slope(seeds
 
 
 def test_one_seed_gives_no_interval_and_seeds_that_only_one_has_are_left_out():
-    single = compare({"a": {0: 1.0}, "b": {0: 1.5}}, [("a", "b")])[0]
+    single = compare_methods({"a": {0: 1.0}, "b": {0: 1.5}}, [("a", "b")])[0]
     assert single[2:] == (1, -0.5, None, None, None, None)
     assert not single.found and not single.hinted
     assert estimate([1.0]) == (1.0, None, None, 1)
-    c = compare({"a": {0: 1.0, 1: 1.1, 2: 9.0}, "b": {0: 1.5, 1: 1.7, 5: 3.0}}, [("a", "b")])[0]
+    c = compare_methods({"a": {0: 1.0, 1: 1.1, 2: 9.0}, "b": {0: 1.5, 1: 1.7, 5: 3.0}}, [("a", "b")])[0]
     assert c.n == 2 and c.difference == pytest.approx(-0.55)
-    assert compare({"a": {0: 1.0}, "b": {1: 1.5}}, [("a", "b")]) == []
+    assert compare_methods({"a": {0: 1.0}, "b": {1: 1.5}}, [("a", "b")]) == []
 
 
 def test_differences_without_spread_are_not_taken_for_certainty():
     """A benchmark of 24 problems often gives the same difference for every seed."""
     a, b = {0: 4 / 24, 1: 5 / 24, 2: 6 / 24}, {0: 3 / 24, 1: 4 / 24, 2: 5 / 24}
-    c = compare({"a": a, "b": b}, [("a", "b")])[0]
+    c = compare_methods({"a": a, "b": b}, [("a", "b")])[0]
     assert c.difference == pytest.approx(1 / 24)
     assert (c.low, c.p, c.found, c.hinted) == (None, None, False, False)
     assert any_difference({"a": a, "b": a, "c": a}, ["a", "b", "c"]) == 1.0

@@ -15,7 +15,7 @@ from test_viewer import SPELLING, SUBJECT, numbers, reader, search, stored, turn
 
 from ekd.report.pages import run_page
 from ekd.report.rounds_view import SHOWN, rounds, table
-from ekd.report.viewer.page import darkest, write
+from ekd.report.viewer.page import darkest, write_page
 
 LINE = {"round": 0, "step": 0, "texts": 4, "accuracy": 0.25, "kl": 1.5, "student_log_q": -2.25, "tokens": 40.0}
 
@@ -64,7 +64,7 @@ def test_who_wrote_a_text_what_was_read_and_what_shades_it(tmp_path, browser):
     ]  # fmt: skip
     store = stored(tmp_path / "store", [plain, *some])
     traces = [store[t.key] for t in (plain, *some)]
-    driver = reader(browser, write(tmp_path, store, traces, SPELLING, SUBJECT, top=4))
+    driver = reader(browser, write_page(tmp_path, store, traces, SPELLING, SUBJECT, top=4))
     assert driver.execute_script("return head.about.shades.map(s => s[0])") == ["entropy", "gap", "own"]
     for trace in traces[1:]:
         turn_to(driver, trace.key)

@@ -22,8 +22,8 @@ from ekd.cli.door import CONF
 from ekd.models.load import load_model, load_tokenizer
 from ekd.report.__main__ import main
 from ekd.report.viewer.grading import TraceGrader
-from ekd.report.viewer.page import Subject, chosen_keys, natural, write
-from ekd.report.viewer.spelling import BYTES, SPECIAL, TEXT, UNKNOWN, Spelling, question
+from ekd.report.viewer.page import Subject, chosen_keys, natural, write_page
+from ekd.report.viewer.spelling import BYTES, SPECIAL, TEXT, UNKNOWN, ViewerSpelling, question
 from ekd.report.viewer.student_view import views
 from ekd.selector.bucket import Bucket
 from ekd.selector.topk import TopK
@@ -39,7 +39,7 @@ WORDS = {i: f" w{i}".encode() for i in range(990)} | {
     1: b"\xe2\x82", 2: b"\xac", 3: b"\xf0", 4: b"\x9f", 5: b"\x8d", 6: b"\x8e.", 7: b".\n\n", 8: b" ",
     9: HOSTILE.encode(), 10: "\u200b".encode(), 11: "\ufeff".encode(), 12: b"\xff", 13: b"",
 }  # fmt: skip
-SPELLING = Spelling({i: spelt for i, spelt in WORDS.items() if i != 0}, {0: "<|end|>"})
+SPELLING = ViewerSpelling({i: spelt for i, spelt in WORDS.items() if i != 0}, {0: "<|end|>"})
 SUBJECT = Subject(name="some traces", graded="nobody knows", student="")
 
 
@@ -125,7 +125,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     traces.append(of(fake_trace(8, rows=30, unmatched=1.0), [21, 22, 0]))
     store = stored(folder / "store", traces)
     shown = [store[key] for key in chosen_keys(store, 1000)]
-    return store, write(folder, store, shown, SPELLING, SUBJECT, top=8)
+    return store, write_page(folder, store, shown, SPELLING, SUBJECT, top=8)
 
 
 def test_pieces_join_whatever_was_cut():
@@ -203,7 +203,7 @@ def test_the_picker_chooses_what_ekd_chooses(where, strange, tmp_path, browser):
     if where == "real":
         store = Store(REAL)
         traces = [store[key] for key in chosen_keys(store, 6)]
-        page = write(tmp_path, store, traces, SPELLING, SUBJECT, top=4)
+        page = write_page(tmp_path, store, traces, SPELLING, SUBJECT, top=4)
     driver = reader(browser, page)
     for key in driver.execute_script("return head.traces.map(t => t.key)"):
         trace = store[key]
@@ -339,7 +339,7 @@ def test_search_filters_and_sorting(tmp_path, browser):
     from ekd.teacher.wire.vocabulary import Vocabulary
 
     special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
-    spelling = Spelling(Vocabulary(tokenizer).bytes_of, special)
+    spelling = ViewerSpelling(Vocabulary(tokenizer).bytes_of, special)
     traces = [store[key] for key in keys]
     right = traces[0]._replace(key=f"{1:032x}", sample=1)  # a random model solves nothing: one solution is put right
     answer = next(p.answer for p in maker.dataset.problems("train") if p.id == right.problem_id)
@@ -352,7 +352,7 @@ def test_search_filters_and_sorting(tmp_path, browser):
     )  # fmt: skip
     foreign = traces[1]._replace(key=f"{2:032x}", problem_id="of another dataset")
     traces += [right, foreign]
-    page = write(
+    page = write_page(
         tmp_path, store, traces, spelling, SUBJECT._replace(graded=""), top=4, grade=TraceGrader(maker.dataset)
     )
     driver = reader(browser, page)
@@ -466,7 +466,7 @@ def test_a_thousand_traces_open_in_three_seconds(tmp_path, browser):
     some = [fake_trace(seed, rows=300, most=24, unmatched=0.01) for seed in range(20)]
     traces = [some[i % 20]._replace(key=f"{i:032x}", problem_id=f"p/{i}", sample=0) for i in range(1000)]
     store = stored(tmp_path / "store", traces)
-    page = write(tmp_path, store, traces, SPELLING, SUBJECT, top=8)
+    page = write_page(tmp_path, store, traces, SPELLING, SUBJECT, top=8)
     driver = reader(browser, page)
     took = float(driver.execute_script("return document.documentElement.dataset.ready"))
     size = page.stat().st_size / 2**20

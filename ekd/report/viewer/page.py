@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ekd.report.viewer.spelling import Spelling, question
-from ekd.report.viewer.student_view import View
+from ekd.report.viewer.spelling import ViewerSpelling, question
+from ekd.report.viewer.student_view import StudentView
 from ekd.store import certainty
 from ekd.store.inspection import alignment
 from ekd.store.store import Store
@@ -63,23 +63,25 @@ def natural(name: str) -> list[tuple[float, str]]:
     return [(int(part), "") if part.isdecimal() else (inf, part) for part in re.split(r"([0-9]+)", name) if part]
 
 
-def write(
+def write_page(
     out: Path,
     store: Store,
     traces: Sequence[Trace],
-    spelling: Spelling,
+    spelling: ViewerSpelling,
     subject: Subject,
     *,
     top: int,
     grade: Grader | None = None,
-    views: Sequence[View] | None = None,
+    views: Sequence[StudentView] | None = None,
 ) -> Path:
     """Writes `out`/traces.html. top: alternatives of each token that the page can show, beside the token itself."""
     if top < 1:
         raise ValueError(f"top (alternatives shown of each token) is 1 or more, not {top}")
     place = {i: at for at, i in enumerate(used(traces, top, views))}
-    student: Sequence[View | None] = [None] * len(traces) if views is None else views
-    blobs = [pack(trace, store.layout.vocab, top, place, view) for trace, view in zip(traces, student, strict=True)]
+    student: Sequence[StudentView | None] = [None] * len(traces) if views is None else views
+    blobs = [
+        pack_trace(trace, store.layout.vocab, top, place, view) for trace, view in zip(traces, student, strict=True)
+    ]
     instruction = str(setting(store.origin, "prompt", "instruction"))
     lines = [line(trace, spelling, instruction, grade) for trace in traces]
     if grade is not None and all(found["status"] == "unknown" for found in lines):
@@ -94,11 +96,11 @@ def write(
     }
     out.mkdir(parents=True, exist_ok=True)
     page = out / "traces.html"
-    page.write_text("".join(assemble(head, blobs)), encoding="utf-8")
+    page.write_text("".join(assemble_page(head, blobs)), encoding="utf-8")
     return page
 
 
-def assemble(head: dict[str, Any], blobs: Sequence[bytes]) -> Iterator[str]:
+def assemble_page(head: dict[str, Any], blobs: Sequence[bytes]) -> Iterator[str]:
     """The page. All data is compressed and in base64, whose alphabet has no `<`: text stays text, whatever it says.
 
     Nothing but the template's own script can run in it and nothing can be fetched: its Content-Security-Policy.
@@ -117,20 +119,20 @@ def block(name: str, data: bytes) -> str:
     return f'<script type="application/gzip" id="{name}">{coded}</script>\n'
 
 
-def used(traces: Sequence[Trace], top: int, views: Sequence[View] | None) -> list[int]:
+def used(traces: Sequence[Trace], top: int, views: Sequence[StudentView] | None) -> list[int]:
     """Every id that the page can show, ascending."""
-    some = [trace.ids[kept(trace, top)] for trace in traces] + [view.argmax for view in views or ()]
+    some = [trace.ids[shown_ids(trace, top)] for trace in traces] + [view.argmax for view in views or ()]
     return [int(one) for one in np.unique(np.concatenate([np.zeros(0, np.int64), *some]))]
 
 
-def kept(trace: Trace, top: int) -> np.ndarray:
+def shown_ids(trace: Trace, top: int) -> np.ndarray:
     """(sum counts,) bool: the token itself and its `top` likeliest alternatives."""
     first = np.cumsum(trace.counts) - trace.counts
     shown: np.ndarray = np.arange(len(trace.ids)) - np.repeat(first, trace.counts) <= top
     return shown
 
 
-def pack(trace: Trace, vocab: int, top: int, place: dict[int, int], view: View | None) -> bytes:
+def pack_trace(trace: Trace, vocab: int, top: int, place: dict[int, int], view: StudentView | None) -> bytes:
     """One trace as the page reads it: little-endian arrays one after the other, 4-byte ones first.
 
     n rows, k kept entries; [ ] only where entropies are known between bounds, ( ) only with a student, { } each only
@@ -140,24 +142,24 @@ def pack(trace: Trace, vocab: int, top: int, place: dict[int, int], view: View |
     u4 (n,): entries named, (first choice); u2: entries kept (n,), token (k,) low and high half, code (k,), (code (k,))
     u1 (n,): valid
     """
-    keep, first = kept(trace, top), np.cumsum(trace.counts) - trace.counts
+    keep, first = shown_ids(trace, top), np.cumsum(trace.counts) - trace.counts
     mass = np.where(keep, 0.0, np.exp(trace.logprobs.astype(np.float64)))
     hidden = np.add.reduceat(mass, first) if len(first) else mass
     token = np.array([place[i] for i in trace.ids[keep].tolist()], np.int64)
     rows = [trace.entropy, trace.logprobs[first], trace.log_tail, hidden]
     rows += [] if trace.exact else list(certainty.bounds(trace, vocab))
     counts, halves = [trace.counts], [np.minimum(trace.counts, top + 1), token & 0xFFFF, token >> 16]
-    halves.append(code(trace.logprobs[keep]))
+    halves.append(logprob_codes(trace.logprobs[keep]))
     if view is not None:
         rows += [view.entropy, view.kl, view.log_rest]
         counts.append(np.array([place[i] for i in view.argmax.tolist()]))
-        halves.append(code(view.log_q[keep]))
+        halves.append(logprob_codes(view.log_q[keep]))
     rows += [some for some in (trace.contrast, trace.log_q) if some is not None]
     parts = [a.astype("<f4") for a in rows] + [a.astype("<u4") for a in counts] + [a.astype("<u2") for a in halves]
     return b"".join(part.tobytes() for part in [*parts, trace.valid.astype("u1")])
 
 
-def code(logprobs: np.ndarray) -> np.ndarray:
+def logprob_codes(logprobs: np.ndarray) -> np.ndarray:
     """Nats below 0 in steps of 1/2048."""
     steps: np.ndarray = np.minimum(np.rint(np.minimum(-logprobs.astype(np.float64), 1e3) * STEPS), LEAST)
     return steps
@@ -180,7 +182,7 @@ def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> 
     }
 
 
-def shades(traces: Sequence[Trace], views: Sequence[View] | None) -> list[tuple[str, str, float]]:
+def shades(traces: Sequence[Trace], views: Sequence[StudentView] | None) -> list[tuple[str, str, float]]:
     """What tokens may be shaded by: its name in the page, in words, and the darkest shade's nats."""
     log_p = [t.logprobs[np.cumsum(t.counts) - t.counts] for t in traces]
     pairs = list(zip(traces, log_p, strict=True))
@@ -208,7 +210,7 @@ def setting(origin: dict[str, Any], group: str, name: str) -> Any:
     return values.get(name, "") if isinstance(values, dict) else ""
 
 
-def line(trace: Trace, spelling: Spelling, instruction: str, grade: Grader | None) -> dict[str, Any]:
+def line(trace: Trace, spelling: ViewerSpelling, instruction: str, grade: Grader | None) -> dict[str, Any]:
     """What the list, the search and the filters need to know of a trace."""
     stretches, response = spelling.stretches(trace.prompt_ids.tolist()), spelling.text(trace.response_ids.tolist())
     known, prompt = trace.entropy[trace.valid], "".join(stretches)

@@ -9,9 +9,9 @@ from ekd.distill.fence import check_run, checked_part, config_of
 from ekd.models.load import load_model, pick_device
 from ekd.outside import check_tree
 from ekd.report.viewer.grading import TraceGrader
-from ekd.report.viewer.page import Subject, chosen_keys, setting, write
-from ekd.report.viewer.spelling import Spelling
-from ekd.report.viewer.student_view import View, views
+from ekd.report.viewer.page import Subject, chosen_keys, setting, write_page
+from ekd.report.viewer.spelling import ViewerSpelling
+from ekd.report.viewer.student_view import StudentView, views
 from ekd.store.store import Store
 from ekd.types import Dataset, Trace
 
@@ -50,7 +50,7 @@ def dataset_of(run: str, posed: str) -> dict[str, Any] | None:
     return config if str(config.get("_target_")).rpartition(".")[2] == posed else None
 
 
-def student_views(run: str, store: Store, traces: list[Trace]) -> list[View]:
+def student_views(run: str, store: Store, traces: list[Trace]) -> list[StudentView]:
     """The run's student at every token."""
     device = pick_device("auto")
     model = load_model(str(student_of(run)), device=device).eval()
@@ -58,7 +58,14 @@ def student_views(run: str, store: Store, traces: list[Trace]) -> list[View]:
 
 
 def make(
-    store: Store, spelling: Spelling, *, run: str | None, dataset: Dataset | None, limit: int, top: int, out: str | None
+    store: Store,
+    spelling: ViewerSpelling,
+    *,
+    run: str | None,
+    dataset: Dataset | None,
+    limit: int,
+    top: int,
+    out: str | None,
 ) -> Path:
     """Reads, grades, lets the student read, and writes the page. -> its file"""
     check_tree(store.path, ["report"])
@@ -71,7 +78,7 @@ def make(
         else f"{UNGRADED}{name or 'NAME'}, with the dataset.path= it had.",
         student="" if run is None else str(Path(run)),
     )
-    return write(
+    return write_page(
         store.path / "report" if out is None else Path(out).expanduser(),
         store,
         traces,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 TEXT, BYTES, SPECIAL, UNKNOWN = range(4)  # kinds of a token, see `Spelling.token`
 
 
-class Spelling(NamedTuple):
+class ViewerSpelling(NamedTuple):
     bytes_of: Mapping[int, bytes]  # every id that stands for text
     names: Mapping[int, str]  # the others: an end token, a role mark
 
