@@ -34,7 +34,7 @@ def main(config: DictConfig) -> int:
     benchmark, generator = build(config.benchmark), build(config.generator)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
     origin, dataset = generator.origin(), type(benchmark.dataset).__name__.lower()
-    folder = answers_folder(config, f"{dataset}-{benchmark.split}", benchmark.identity(origin, tokenizer))
+    folder = results_folder(config, f"{dataset}-{benchmark.split}", benchmark.identity(origin, tokenizer))
     solve = (
         generator.solver(benchmark, tokenizer) if isinstance(generator, Generator) else benchmark.by_teacher(generator)
     )
@@ -68,7 +68,7 @@ def perplexity(config: DictConfig) -> int:
     draws = bool(source.get("origin", {}).get("draws"))
     batches = batched(traces, origin["vocab"], config.max_tokens, draws=draws)
     reading = measure(loader.load(), batches)
-    folder = answers_folder(config, "perplexity", digest_of_parts(origin, source))
+    folder = results_folder(config, "perplexity", digest_of_parts(origin, source))
     report = {"who": config.run or config.student.model, "source": source, "model": origin}
     publish(
         config, folder, f"{report['who']} on {source['what']}", perplexity_rows(reading), reading_json(reading), report
@@ -115,7 +115,7 @@ def harness(config: DictConfig) -> int:
     options = {name: config[name] for name in ("shots", "chat", "limit", "batch_size", "seed", "include")}
     figures, report = run_tasks(loader.load, tokenizer, list(config.tasks), **options)
     origin = loader.origin()
-    folder = answers_folder(config, "harness", digest_of_parts(origin, list(config.tasks), options))
+    folder = results_folder(config, "harness", digest_of_parts(origin, list(config.tasks), options))
     who = str(config.run or config.student.model)
     publish(
         config,
@@ -156,7 +156,7 @@ def adopt(config: DictConfig, *groups: str) -> dict[str, Any]:
     return trained
 
 
-def answers_folder(config: DictConfig, what: str, identity: str) -> Path:
+def results_folder(config: DictConfig, what: str, identity: str) -> Path:
     """The same question to the same model has the same folder, so that a second call goes on."""
     if config.out is not None:
         return own(Path(config.out).expanduser(), identity)

@@ -23,7 +23,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ekd.store.shard import Part, part
+from ekd.store.shard import PackedTrace, part
 from ekd.store.store import Store
 from ekd.types import Trace
 
@@ -79,7 +79,7 @@ def forget(folder: Path) -> None:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def renamed(one: Part, number: int) -> Part:
+def renamed(one: PackedTrace, number: int) -> PackedTrace:
     about, prompt_ids, rows = one
     return [f"{number:032x}", *about[1:]], prompt_ids, rows
 

@@ -28,7 +28,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ekd.store.store import Store
-from ekd.teacher.wire.dialect import Sampling
+from ekd.teacher.wire.dialect import WireSampling
 from ekd.teacher.wire.llama import Llama
 from ekd.teacher.wire.vocabulary import vocabulary_of
 from ekd.types import Failure, Request, Trace
@@ -174,7 +174,7 @@ async def bodies_of(asked: list[Request], tokens: int) -> list[dict[str, Any]]:
 
     dialect = Llama(model="m", vocabulary=vocabulary_of("smollm2"))
     for request in asked:
-        await dialect.generate(post, request, Sampling(0.7, 1.0, tokens, 20))
+        await dialect.generate(post, request, WireSampling(0.7, 1.0, tokens, 20))
     return bodies
 
 

@@ -22,7 +22,7 @@ from ekd.mistakes import sentence
 from ekd.outside import check_tree, visible
 from ekd.store import manifest
 from ekd.store.__main__ import main
-from ekd.store.shard import SCHEMA, Shard, checksum, stream
+from ekd.store.shard import SCHEMA, Shard, table_bytes, trace_checksum
 from ekd.store.store import Store
 from ekd.types import Failure
 
@@ -73,7 +73,7 @@ def test_a_manifest_may_name_only_shards_of_its_own_folder(store, precious, tmp_
     held = manifest.read_manifest(store)
     name = str(precious) if name == "/etc/passwd" else name
     held["shards"].append({"file": name, "sha256": "0" * 64, "bytes": 4, "traces": 1, "tokens": 1})
-    manifest.write(store, held)
+    manifest.write_manifest(store, held)
     for command in commands(store, tmp_path):
         if command[0] != "repair":
             assert main(command) == 2
@@ -87,7 +87,7 @@ def test_a_manifest_may_name_only_shards_of_its_own_folder(store, precious, tmp_
 def test_sizes_in_a_manifest_are_sizes(store, wrong, capsys):
     held = manifest.read_manifest(store)
     held["shards"][0] |= wrong
-    manifest.write(store, held)
+    manifest.write_manifest(store, held)
     assert main(["verify", str(store)]) == 2
     assert "is damaged" in capsys.readouterr().err
 
@@ -96,7 +96,7 @@ def test_sizes_in_a_manifest_are_sizes(store, wrong, capsys):
     "change", [{"origin": []}, {"shards": {}}, {"shards": ["x"]}, {"origin": {"vocab": 9, "temperatures": 3}}]
 )
 def test_a_manifest_of_another_shape_is_one_sentence(store, change, capsys):
-    manifest.write(store, manifest.read_manifest(store) | change)
+    manifest.write_manifest(store, manifest.read_manifest(store) | change)
     for command in (["verify"], ["inspect"]):
         assert main([command[0], str(store)]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
@@ -165,13 +165,13 @@ def test_a_new_file_is_never_written_through_a_link(store, precious):
 def test_bytes_that_nobody_encoded_are_one_sentence_though_their_checksum_is_right(store, payload, response, capsys):
     about = ["k", "p", 0, "stop", True, 0, response, 20]
     begin = np.zeros(0, np.int32)
-    row = [*about, checksum(about, begin, payload, payload), payload, payload]
-    data = stream([row], {"ekd": json.dumps({"origin": ORIGIN, "prompts_begin": []})})
+    row = [*about, trace_checksum(about, begin, payload, payload), payload, payload]
+    data = table_bytes([row], {"ekd": json.dumps({"origin": ORIGIN, "prompts_begin": []})})
     name = f"{'ab' * 12}.arrows"
     (store / "shards" / name).write_bytes(data)
     held = manifest.read_manifest(store)
     held["shards"].append({"file": name, "sha256": "0" * 64, "bytes": len(data), "traces": 1, "tokens": 20})
-    manifest.write(store, held)
+    manifest.write_manifest(store, held)
     assert main(["verify", str(store)]) == 1
     assert "cannot be decoded" in capsys.readouterr().out
 

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from ekd.data.texts import KeptTexts
 from ekd.store.codec import Layout
-from ekd.store.shard import Part, part
+from ekd.store.shard import PackedTrace, part
 from ekd.types import Failure, Opens, Policy, Request, Teacher, Text, Trace
 
 AGAIN = 64  # traces that are read a second time together, by a teacher that has no batches
@@ -186,7 +186,7 @@ class Grades(NamedTuple):
         )
 
 
-def packed(result: Trace | Failure, layout: Layout) -> Part | Failure:
+def packed(result: Trace | Failure, layout: Layout) -> PackedTrace | Failure:
     """An unsound trace is one that failed: the others are stored."""
     if isinstance(result, Failure):
         return result

@@ -99,7 +99,7 @@ def run_repair(options: argparse.Namespace) -> int:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    from ekd.store.inspection import report
+    from ekd.store.inspection import store_report
 
     lower, upper = options.bucket
     if not (0 < options.topk <= 100 and 0 <= lower < upper <= 100):
@@ -109,7 +109,7 @@ def run_inspect(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--teacher-tokenizer {options.teacher_tokenizer} is read beside the student's: give --tokenizer, too"
         )
-    for part in report(Store(options.path), options.topk, lower, upper, own, theirs):
+    for part in store_report(Store(options.path), options.topk, lower, upper, own, theirs):
         console.print(part)
     return 0
 
@@ -138,13 +138,13 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    from ekd.store.examples import load
+    from ekd.store.examples import load_examples
     from ekd.store.foreign import Columns, take
     from ekd.store.tokenizer import tokenizer_fingerprint
 
     fingerprint = tokenizer_fingerprint(tokenizer(options.tokenizer))
     origin = {"vocab": options.vocab, "teacher": options.teacher, "imported": options.source, "tokenizer": fingerprint}
-    rows = load(options.source, options.split)  # first: a source that is not there leaves no store
+    rows = load_examples(options.source, options.split)  # first: a source that is not there leaves no store
     store = Store.create(options.out, origin)
     refused = 0
     for where, why in take(rows, Columns(*options.columns), store):

@@ -11,11 +11,11 @@ def bounds(trace: Trace, vocab: int) -> tuple[np.ndarray, np.ndarray]:
     """What the rows alone say of their entropies, in nats: least (tail on one id), most (tail spread evenly)."""
     first = np.cumsum(trace.counts) - trace.counts
     logprobs, log_tail = trace.logprobs.astype(np.float64), trace.log_tail.astype(np.float64)
-    least = np.add.reduceat(minus_p_log_p(logprobs), first) + minus_p_log_p(log_tail)
+    least = np.add.reduceat(entropy_terms(logprobs), first) + entropy_terms(log_tail)
     return least, least + np.exp(log_tail) * np.log(np.maximum(vocab - trace.counts, 1))
 
 
-def minus_p_log_p(logs: np.ndarray) -> np.ndarray:
+def entropy_terms(logs: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(logs), -np.exp(logs) * np.where(np.isfinite(logs), logs, 0), 0)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ekd.models.tail import floored
 from ekd.store.invariants import check
-from ekd.store.squeeze import Reader, Writer
+from ekd.store.squeeze import PlaneReader, Writer
 from ekd.types import Trace
 
 STEP = 1024  # steps a nat at the top of a row: at most 1/2048 nat = 4.9e-4 off
@@ -49,7 +49,7 @@ def encode(trace: Trace, layout: Layout) -> bytes:
     out = Writer()
     first = np.cumsum(trace.counts, dtype=np.int64) - trace.counts
     rank = ranks(trace.logprobs, trace.counts, first)
-    place = places(trace.counts, first, rank)
+    place = falling_places(trace.counts, first, rank)
     ids, logprobs = np.empty(len(trace.ids), np.int64), np.empty(len(trace.ids))
     ids[place], logprobs[place] = trace.ids, trace.logprobs
     out.integers(trace.counts - 1, 3)
@@ -68,10 +68,10 @@ def encode(trace: Trace, layout: Layout) -> bytes:
 
 def decode(payload: bytes | pa.Buffer, rows: int, entries: int, layout: Layout) -> dict[str, np.ndarray]:
     """What `encode` kept, as fields of a Trace, each with the dtype that ekd.types gives."""
-    take = Reader(payload)
+    take = PlaneReader(payload)
     counts = take.integers(rows, 3) + 1
     first = np.cumsum(counts) - counts
-    place = places(counts, first, take.integers(rows, 3))
+    place = falling_places(counts, first, take.integers(rows, 3))
     ids = take.ids(entries, layout.width)[place].astype(np.int32)
     unmatched = np.unpackbits(take.plane((rows + 7) // 8), count=rows).astype(bool)
     if layout.draws:
@@ -105,7 +105,7 @@ def ranks(logprobs: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.nda
     return np.add.reduceat(above.astype(np.int64), first) - 1  # entry 0 is not above itself
 
 
-def places(counts: np.ndarray, first: np.ndarray, rank: np.ndarray) -> np.ndarray:
+def falling_places(counts: np.ndarray, first: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Where each entry of a row (target first) stands in the row's falling order: a permutation of the flat entries."""
     within = np.arange(int(counts.sum())) - np.repeat(first, counts)
     place: np.ndarray = within - (within <= np.repeat(rank, counts))  # those above the target move up by one
@@ -127,7 +127,7 @@ def put_rows(out: Writer, trace: Trace, logprobs: np.ndarray, first: np.ndarray,
 
 
 def take_rows(
-    take: Reader, counts: np.ndarray, first: np.ndarray, layout: Layout
+    take: PlaneReader, counts: np.ndarray, first: np.ndarray, layout: Layout
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Falling logprobs, flat; log_tail; entropy."""
     codes = np.zeros(int(counts.sum()), np.int64)
@@ -214,7 +214,7 @@ def halves(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float16).view(np.uint16).astype(np.int64)
 
 
-def take_entropy(take: Reader, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+def take_entropy(take: PlaneReader, least: np.ndarray, most: np.ndarray) -> np.ndarray:
     inside, level = take.number(), take.integers(len(least), 2)
     if not inside:
         return level.astype(np.uint16).view(np.float16)

@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetsError
 Row: TypeAlias = "tuple[str, Mapping[str, Any] | str]"  # where it stands (lines from 1, rows from 0); what, or why not
 
 
-def load(source: str, split: str) -> Iterator[Row]:
+def load_examples(source: str, split: str) -> Iterator[Row]:
     """Of a folder of `save_to_disk`, a .parquet, .json or .jsonl file, or a hub name.
 
     Raises ValueError or OSError at once for a source that cannot be read at all.

@@ -13,7 +13,7 @@ from ekd.models.tail import floored
 from ekd.store.codec import Layout
 from ekd.store.examples import Row
 from ekd.store.invariants import SLACK
-from ekd.store.shard import Part, part
+from ekd.store.shard import PackedTrace, part
 from ekd.store.store import Store
 from ekd.types import Trace
 
@@ -37,10 +37,10 @@ class RefusedRow(NamedTuple):
 
 def take(rows: Iterable[Row], columns: Columns, store: Store) -> Iterator[RefusedRow]:
     """Keeps every sound row and yields the others, each by its place. However it ends, what was read is kept."""
-    some: list[Part] = []
+    some: list[PackedTrace] = []
     kept = refused = 0
     try:
-        for found in parts(rows, columns, store.layout):
+        for found in packed_rows(rows, columns, store.layout):
             if isinstance(found, RefusedRow):
                 refused += 1
                 yield found
@@ -59,7 +59,7 @@ def take(rows: Iterable[Row], columns: Columns, store: Store) -> Iterator[Refuse
         store.put(some)
 
 
-def parts(rows: Iterable[Row], columns: Columns, layout: Layout) -> Iterator[Part | RefusedRow]:
+def packed_rows(rows: Iterable[Row], columns: Columns, layout: Layout) -> Iterator[PackedTrace | RefusedRow]:
     """Each row packed for a store, or why it cannot be."""
     for at, (where, example) in enumerate(rows):
         try:

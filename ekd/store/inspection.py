@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ekd.outside import visible
 from ekd.store import certainty
-from ekd.store.store import Store, flat
+from ekd.store.store import Store, flat_paths
 from ekd.types import Trace
 
 EDGES = (0, 0.001, 0.01, 0.03, 0.1, 0.3, 1, 2, 3, 4, 6, np.inf)  # of the entropy histogram, nats
@@ -40,7 +40,7 @@ class Totals(NamedTuple):
     bucket: int
 
 
-def summary(store: Store, percent: float, lower: float, upper: float) -> tuple[Totals, list[str]]:
+def store_summary(store: Store, percent: float, lower: float, upper: float) -> tuple[Totals, list[str]]:
     """Totals over all sound traces, and what is wrong with the others."""
     damage: list[str] = []
     totals = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, np.zeros(len(EDGES) - 1, np.int64), 0, 0, 0)
@@ -77,13 +77,13 @@ def of(trace: Trace, vocab: int, percent: float, lower: float, upper: float) -> 
     )
 
 
-def report(
+def store_report(
     store: Store, percent: float, lower: float, upper: float, tokenizer: Any | None, theirs: Any | None = None
 ) -> Iterator[RenderableType]:
     """Tables and marked text, to be printed one after the other. tokenizer: None shows ids instead of text. theirs: the
     teacher's, where it is another and its reading of the texts is wanted.
     """
-    totals, damage = summary(store, percent, lower, upper)
+    totals, damage = store_summary(store, percent, lower, upper)
     yield from (Text(visible(line), style="red") for line in damage)
     yield facts(store, totals)
     if not totals.rows:
@@ -94,7 +94,7 @@ def report(
             f"{totals.topk / totals.inexact:.1%} of tokens, bucket {lower:g}-{upper:g} for "
             f"{totals.bucket / totals.inexact:.1%}."
         )
-    yield histogram(totals)
+    yield entropy_table(totals)
     for key in sorted(store.keys())[:3]:
         if not any(key in line for line in damage):
             yield marked(store[key], tokenizer)
@@ -121,7 +121,7 @@ def facts(store: Store, totals: Totals) -> Table:
     ):
         table.add_row(name, value)
     table.add_section()
-    for name, origin in flat(store.origin).items():
+    for name, origin in flat_paths(store.origin).items():
         if not name.startswith(("tokenizer.added", "tokenizer.prefixes")):
             table.add_row(Text(visible(name)), Text(visible(textwrap.shorten(str(origin), 90))))
     return table
@@ -136,7 +136,7 @@ def alignment(origin: dict[str, Any]) -> str:
     return visible(f"{align.get('tokenizer')}{size}: rows translated by {align.get('by')}")
 
 
-def histogram(totals: Totals) -> Table:
+def entropy_table(totals: Totals) -> Table:
     table = Table(title="entropy of the teacher, nats", show_header=False, box=None)
     whole, most = max(int(totals.histogram.sum()), 1), max(int(totals.histogram.max()), 1)
     for low, high, count in zip(EDGES[:-1], EDGES[1:], totals.histogram, strict=True):

@@ -16,12 +16,12 @@ def check(trace: Trace, vocab: int, temperatures: int, read: int = 0) -> None:
 
     Raises ValueError, one sentence that names the trace, for the first thing that is wrong.
     """
-    why = names(trace) or lengths(trace, temperatures) or ids(trace, vocab, read or vocab) or mass(trace)
+    why = bad_names(trace) or lengths(trace, temperatures) or ids(trace, vocab, read or vocab) or mass(trace)
     if why:
         raise ValueError(f"trace {trace.key} (problem {trace.problem_id}) is not sound: {why}")
 
 
-def names(trace: Trace) -> str:
+def bad_names(trace: Trace) -> str:
     """Of what a shard keeps beside the rows: what does not fit there would take the whole shard with it."""
     for name, text in (("key", trace.key), ("problem id", trace.problem_id)):
         if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):

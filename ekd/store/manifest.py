@@ -27,7 +27,7 @@ PARTS = (
 )  # of a store's folder
 
 
-class Damaged(ValueError):
+class DamagedManifest(ValueError):
     """A manifest that cannot be trusted, where a rebuilt one could be."""
 
 
@@ -83,7 +83,7 @@ def strange(manifest: dict[str, Any]) -> str:
     return ""
 
 
-def write(folder: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     whole = {**manifest, "checksum": checksum(manifest)}
     replace(folder / NAME, json.dumps(whole, indent=1, ensure_ascii=False).encode())
 
@@ -93,5 +93,7 @@ def checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def damaged(path: Path, why: str) -> Damaged:
-    return Damaged(f"{path} is damaged ({why}): `python -m ekd.store repair {path.parent}` rebuilds it from the shards")
+def damaged(path: Path, why: str) -> DamagedManifest:
+    return DamagedManifest(
+        f"{path} is damaged ({why}): `python -m ekd.store repair {path.parent}` rebuilds it from the shards"
+    )

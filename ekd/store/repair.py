@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 from ekd.outside import check_plain, plain_file
 from ekd.store import manifest as manifests
 from ekd.store.invariants import check
-from ekd.store.shard import Part, Shard, plain_digest
+from ekd.store.shard import PackedTrace, Shard, plain_digest
 from ekd.store.store import layout_of, lock, write_shard
 
 
-class Findings(NamedTuple):
+class StoreFindings(NamedTuple):
     traces: int  # sound ones
     tokens: int  # their response tokens
     damage: list[str]  # one sentence each, naming the file and, where it can be told, the trace
     notes: list[str]  # harmless: unfinished files, shards that no manifest names
 
 
-def verify(path: Path | str) -> Findings:
+def verify(path: Path | str) -> StoreFindings:
     """Reads everything: checksums of files and traces, every invariant, duplicates, strangers in the folder.
 
     Raises ValueError when there is no manifest to go by.
@@ -41,7 +41,9 @@ def verify(path: Path | str) -> Findings:
                 traces, tokens = traces + 1, tokens + rows
     named = {entry["file"] for entry in manifest["shards"]}
     strangers = sorted(file.name for file in (folder / "shards").iterdir() if file.name not in named)
-    return Findings(traces, tokens, damage, [f"{name} is in no manifest (a writer was killed)" for name in strangers])
+    return StoreFindings(
+        traces, tokens, damage, [f"{name} is in no manifest (a writer was killed)" for name in strangers]
+    )
 
 
 def file_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
@@ -90,7 +92,7 @@ def repair(path: Path | str) -> list[str]:
     with lock(folder):
         try:
             manifest = manifests.read_manifest(folder)
-        except manifests.Damaged:
+        except manifests.DamagedManifest:
             manifest = rebuilt(folder)
             done.append(f"the manifest was rebuilt from {len(manifest['shards'])} shards")
         broken = [entry for entry in manifest["shards"] if file_damage(folder, entry)]
@@ -100,11 +102,12 @@ def repair(path: Path | str) -> list[str]:
             if sound:
                 manifest["shards"].append(write_shard(folder, sound, manifest["origin"]))
             done.append(f"shard {entry['file']}: {len(sound)} traces saved, lost: {', '.join(lost) or 'none'}")
-        manifests.write(folder, manifest)  # the new shards are on disk, the old ones still are: nothing hangs on luck
+        # The new shards are on disk, the old ones still are: nothing hangs on luck.
+        manifests.write_manifest(folder, manifest)
         kept = {entry["file"] for entry in manifest["shards"]}  # one that was only too long is whole again by now
         for entry in broken:
             if entry["file"] not in kept:
-                set_aside(folder / "shards" / entry["file"])
+                set_aside_shard(folder / "shards" / entry["file"])
     return done
 
 
@@ -129,7 +132,7 @@ def rebuilt(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def salvage(folder: Path, entry: dict[str, Any]) -> tuple[list[Part], list[str]]:
+def salvage(folder: Path, entry: dict[str, Any]) -> tuple[list[PackedTrace], list[str]]:
     """The sound traces of a damaged shard, and the keys of the others (or how many, where no key can be read)."""
     try:
         shard = Shard(folder / "shards" / entry["file"], entry["bytes"])
@@ -139,7 +142,7 @@ def salvage(folder: Path, entry: dict[str, Any]) -> tuple[list[Part], list[str]]
     return [shard.part(row) for row in range(len(shard)) if row not in bad], [keys[row] for row in sorted(bad)]
 
 
-def set_aside(file: Path) -> None:
+def set_aside_shard(file: Path) -> None:
     if plain_file(file):
         aside = file.parent.parent / "damaged"
         aside.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ekd.files import digest
 from ekd.outside import check_plain
 from ekd.store.codec import Layout, decode, encode
-from ekd.store.squeeze import Reader, Writer
+from ekd.store.squeeze import PlaneReader, Writer
 from ekd.types import Trace
 
 SCHEMA = pa.schema(
@@ -50,7 +50,7 @@ NAT, UNKNOWN = 1024, (1 << 24) - 1  # of a contrast and log_q: steps of a nat, a
 Packed: TypeAlias = "bytes | pa.Buffer"
 
 
-class Part(NamedTuple):
+class PackedTrace(NamedTuple):
     """A trace packed."""
 
     about: list[Any]  # the first eight columns
@@ -70,13 +70,13 @@ class Part(NamedTuple):
         return SCHEMA if self[3:] == ("", "", None, b"", b"") else WIDE
 
 
-def part(trace: Trace, layout: Layout) -> Part:
+def part(trace: Trace, layout: Layout) -> PackedTrace:
     """A trace packed, ready for any shard. Raises ValueError, naming the trace, when it is not sound."""
     lengths = [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
     about = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact), *lengths]
     contrast, log_q = (b"" if some is None else pack_nats(some) for some in (trace.contrast, trace.log_q))
     more = trace.verdict, trace.policy, trace.teacher_prompt_ids, contrast, log_q
-    return Part(about, trace.prompt_ids, encode(trace, layout), *more)
+    return PackedTrace(about, trace.prompt_ids, encode(trace, layout), *more)
 
 
 def pack_nats(log_p: np.ndarray) -> bytes:
@@ -89,30 +89,30 @@ def pack_nats(log_p: np.ndarray) -> bytes:
 def unpack_nats(packed: Packed, rows: int) -> np.ndarray | None:
     if not len(packed):
         return None
-    steps = Reader(packed).integers(rows, 3)
+    steps = PlaneReader(packed).integers(rows, 3)
     return np.where(steps == UNKNOWN, np.nan, -steps / NAT).astype(np.float32)
 
 
-def assemble(parts: Sequence[Part], origin: dict[str, Any]) -> bytes:
+def assemble_shard(parts: Sequence[PackedTrace], origin: dict[str, Any]) -> bytes:
     """The bytes of a shard. Its schema carries the origin too, so that a lost manifest can be rebuilt."""
-    begin, schema = shared([part.prompt_ids for part in parts]), max((part.schema for part in parts), key=len)
+    begin, schema = shared_prefix([part.prompt_ids for part in parts]), max((part.schema for part in parts), key=len)
     wide = schema is not SCHEMA
     others = [part.teacher_prompt_ids for part in parts if part.teacher_prompt_ids is not None]
-    teacher_begin = shared(others) if others else begin[:0]
+    teacher_begin = shared_prefix(others) if others else begin[:0]
     table: list[list[Any]] = []
     for part in parts:
         prompt = Writer()
         prompt.integers(part.prompt_ids[len(begin) :], 4)
         more = further(part, teacher_begin)[: len(schema) - len(SCHEMA)]
         known = [repr(more).encode(), teacher_begin.tobytes()] if wide else []
-        check = checksum(part.about, begin, prompt.bytes(), part.rows, *known)
+        check = trace_checksum(part.about, begin, prompt.bytes(), part.rows, *known)
         table.append([*part.about, check, prompt.bytes(), bytes(part.rows), *more])
     about = {"origin": origin, "prompts_begin": begin.tolist()}
     about |= {"teacher_prompts_begin": teacher_begin.tolist()} if wide else {}
-    return stream(table, {"ekd": json.dumps(about)}, schema)
+    return table_bytes(table, {"ekd": json.dumps(about)}, schema)
 
 
-def further(part: Part, begin: np.ndarray) -> list[Any]:
+def further(part: PackedTrace, begin: np.ndarray) -> list[Any]:
     """The further columns of one trace. begin: of the shard's teacher prompts."""
     prompt = Writer()
     if part.teacher_prompt_ids is not None:
@@ -122,7 +122,7 @@ def further(part: Part, begin: np.ndarray) -> list[Any]:
     return [part.verdict, part.policy, read, bytes(part.contrast), bytes(part.log_q)]
 
 
-def shared(prompts: Sequence[np.ndarray]) -> np.ndarray:
+def shared_prefix(prompts: Sequence[np.ndarray]) -> np.ndarray:
     """What all of them begin with."""
     begin = prompts[0]
     for prompt in prompts[1:]:
@@ -132,7 +132,7 @@ def shared(prompts: Sequence[np.ndarray]) -> np.ndarray:
     return begin.astype(np.int32)
 
 
-def stream(table: list[list[Any]], metadata: dict[str, str], schema: pa.Schema = SCHEMA) -> bytes:
+def table_bytes(table: list[list[Any]], metadata: dict[str, str], schema: pa.Schema = SCHEMA) -> bytes:
     columns = []
     for field, values in zip(schema, zip(*table, strict=True), strict=True):
         plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
@@ -152,7 +152,7 @@ def encoded(values: Sequence[Any], kind: pa.DictionaryType) -> pa.DictionaryArra
     return pa.DictionaryArray.from_arrays(indices, pa.array(different, kind.value_type))
 
 
-def checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Packed, *more: bytes) -> int:
+def trace_checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Packed, *more: bytes) -> int:
     """CRC-32 of everything that a trace is made of. more: of its further columns, if its shard has them."""
     check = 0
     for part in (repr(about).encode(), begin.tobytes(), prompt, rows, *more):
@@ -232,26 +232,26 @@ class Shard:
                 bad.add(row)
         return bad
 
-    def part(self, row: int) -> Part:
+    def part(self, row: int) -> PackedTrace:
         """One trace as it lies here: facts, prompt ids, packed rows. Raises ValueError naming file and trace."""
         cells = [column[row] for column in self.batch.columns]
         about, (check, prompt, rows) = [cell.as_py() for cell in cells[:8]], cells[8:11]
         more = [cell.as_py() for cell in cells[11:]]
         known = [repr(more).encode(), self.teacher_begin.tobytes()] if more else []
-        if check.as_py() != checksum(about, self.begin, prompt.value.as_buffer(), rows.as_buffer(), *known):
+        if check.as_py() != trace_checksum(about, self.begin, prompt.value.as_buffer(), rows.as_buffer(), *known):
             raise ValueError(f"shard {self.path.name}: trace {about[0]} is damaged (its checksum does not match)")
         try:
-            ids = after(self.begin, Reader(prompt.value.as_buffer()), about[5])
+            ids = after(self.begin, PlaneReader(prompt.value.as_buffer()), about[5])
             if not more:
-                return Part(about, ids, rows.as_buffer())
+                return PackedTrace(about, ids, rows.as_buffer())
             verdict, policy, read, *nats = more
-            reader = Reader(read) if read else None
+            reader = PlaneReader(read) if read else None
             teacher_ids = after(self.teacher_begin, reader, reader.number()) if reader else None
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: the prompt of {about[0]} cannot be decoded ({error})") from None
-        return Part(about, ids, rows.as_buffer(), verdict, policy, teacher_ids, *nats)
+        return PackedTrace(about, ids, rows.as_buffer(), verdict, policy, teacher_ids, *nats)
 
 
-def after(begin: np.ndarray, reader: Reader, length: int) -> np.ndarray:
+def after(begin: np.ndarray, reader: PlaneReader, length: int) -> np.ndarray:
     """The ids of a prompt of so many, whose beginning is its shard's."""
     return np.concatenate([begin, reader.integers(length - len(begin), 4).astype(np.int32)])

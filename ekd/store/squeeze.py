@@ -57,7 +57,7 @@ class Writer:
         return b"".join([varints(self.sizes), *self.parts])
 
 
-class Reader:
+class PlaneReader:
     """Takes the planes back in the order in which they were written; lengths are the caller's."""
 
     def __init__(self, payload: bytes | pa.Buffer) -> None:

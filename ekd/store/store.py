@@ -15,7 +15,7 @@ from ekd.files import replace
 from ekd.outside import plain_file, visible
 from ekd.store import manifest as manifests
 from ekd.store.codec import Layout
-from ekd.store.shard import Part, Shard, assemble, part, plain_digest
+from ekd.store.shard import PackedTrace, Shard, assemble_shard, part, plain_digest
 from ekd.types import Trace
 
 OPEN = 128  # shards kept open at once: each holds a file descriptor
@@ -54,7 +54,7 @@ class Store:
             ) from error
         store = cls(folder)
         if store.origin != origin:
-            raise ValueError(difference(folder, store.origin, origin))
+            raise ValueError(what_differs(folder, store.origin, origin))
         store.tidy()
         return store
 
@@ -113,7 +113,7 @@ class Store:
         if refused:
             raise ValueError(f"{self.path}: {'; '.join(refused)}; the other {len(parts)} are saved")
 
-    def put(self, parts: Sequence[Part]) -> None:
+    def put(self, parts: Sequence[PackedTrace]) -> None:
         """`append` for traces that are packed already, e.g. from another store of the same origin."""
         fresh = {part.about[0]: part for part in parts}
         if not fresh:
@@ -163,7 +163,7 @@ class Store:
         """The manifest comes last: a shard that it does not name does not exist."""
         manifest = manifests.read_manifest(self.path)
         manifest["shards"].append(shard)
-        manifests.write(self.path, manifest)
+        manifests.write_manifest(self.path, manifest)
         self._load(manifest)
         self._scan()
 
@@ -216,12 +216,12 @@ def start(folder: Path, origin: dict[str, Any]) -> None:
     if (folder / manifests.NAME).exists() or any((folder / "shards").glob("*.arrows")):
         manifests.read_manifest(folder)
     else:
-        manifests.write(folder, manifests.new(origin))
+        manifests.write_manifest(folder, manifests.new(origin))
 
 
-def write_shard(folder: Path, parts: Sequence[Part], origin: dict[str, Any]) -> dict[str, Any]:
+def write_shard(folder: Path, parts: Sequence[PackedTrace], origin: dict[str, Any]) -> dict[str, Any]:
     """Writes a shard, named by its own sha256, and returns what the manifest has to say of it."""
-    data = assemble(sorted(parts, key=lambda part: part.about[0]), origin)
+    data = assemble_shard(sorted(parts, key=lambda part: part.about[0]), origin)
     name = hashlib.sha256(data).hexdigest()
     file = folder / "shards" / f"{name[:24]}.arrows"
     replace(file, data)
@@ -253,9 +253,9 @@ def layout_of(origin: dict[str, Any]) -> Layout:
     return Layout(vocab, draws, len(temperatures), coarse, read)
 
 
-def difference(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:
+def what_differs(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:
     """Both sides of every key that differs, nested ones as a.b, and the way out."""
-    mine, theirs = flat(ours), flat(asked)
+    mine, theirs = flat_paths(ours), flat_paths(asked)
     names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     lines = [f"  {name}: {mine.get(name)!r} in the store, {theirs.get(name)!r} asked for" for name in names]
     return "\n".join(
@@ -267,8 +267,8 @@ def difference(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str
     )
 
 
-def flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flat_paths(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in tree.items():
-        out |= flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
+        out |= flat_paths(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
     return out

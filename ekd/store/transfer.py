@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ekd.store.shard import Part
-from ekd.store.store import Store, difference
+from ekd.store.shard import PackedTrace
+from ekd.store.store import Store, what_differs
 from ekd.types import Trace
 
 CHUNK = 64 << 20  # bytes of packed rows a merged shard
@@ -49,22 +49,22 @@ def merge(sources: Sequence[Path], target: Path) -> Store:
     stores = [Store(path) for path in sources]
     for store in stores[1:]:
         if store.origin != stores[0].origin:
-            raise ValueError(difference(store.path, store.origin, stores[0].origin))
+            raise ValueError(what_differs(store.path, store.origin, stores[0].origin))
     out = Store.create(target, stores[0].origin)
-    for chunk in chunks(part for store in stores for part in parts(store)):
+    for chunk in packed_chunks(part for store in stores for part in packed_traces(store)):
         out.put(chunk)
     return out
 
 
-def parts(store: Store) -> Iterator[Part]:
+def packed_traces(store: Store) -> Iterator[PackedTrace]:
     store.keys()
     for file in store.shards:
         shard = store.shard(file)
         yield from (shard.part(row) for row in range(len(shard)))
 
 
-def chunks(some: Iterable[Part]) -> Iterator[list[Part]]:
-    chunk: list[Part] = []
+def packed_chunks(some: Iterable[PackedTrace]) -> Iterator[list[PackedTrace]]:
+    chunk: list[PackedTrace] = []
     size = 0
     for part in some:
         chunk.append(part)

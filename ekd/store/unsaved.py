@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from ekd.files import sync
-from ekd.store.shard import Part, Shard, assemble
+from ekd.store.shard import PackedTrace, Shard, assemble_shard
 from ekd.store.store import Store
 
 FOLDER = "unsaved"  # within the store
@@ -23,17 +23,17 @@ class Unsaved:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.folder = store.path / FOLDER
-        self.parts: list[Part] = []
+        self.parts: list[PackedTrace] = []
         self.files: list[Path] = []
 
-    def add(self, packed: Part) -> None:
+    def add(self, packed: PackedTrace) -> None:
         file = self.folder / f"{packed.about[0]}.arrows"
         aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
         self.parts.append(packed)
         self.files.append(file)
         try:
             self.folder.mkdir(exist_ok=True)
-            aside.write_bytes(assemble([packed], self.store.origin))
+            aside.write_bytes(assemble_shard([packed], self.store.origin))
             sync(aside)
             aside.replace(file)
             sync(self.folder)
@@ -63,7 +63,7 @@ def recover(store: Store) -> int:
     return len(parts)
 
 
-def _read(file: Path, store: Store) -> list[Part]:
+def _read(file: Path, store: Store) -> list[PackedTrace]:
     if file.is_symlink():
         return []
     try:

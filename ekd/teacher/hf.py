@@ -182,7 +182,7 @@ class HF:
     def _gathers(self, batch: list[Request]) -> Gathers:
         if self.bridge is not None:
             return Translated(self.bridge, [self.bridge.whole(self.mass, self.max_k) for _ in batch])
-        streams = [stream(r) for r in batch]
+        streams = [draw_stream(r) for r in batch]
         return Own(lambda z, target, places: self._rows(z, target, [streams[p] for p in places]), [[] for _ in batch])
 
     def _rows(self, z: Tensor, target: Tensor, streams: Sequence[np.random.Generator]) -> Top:
@@ -192,7 +192,7 @@ class HF:
         return counted(z, target, np.stack([chance.random(self.draws) for chance in streams]))
 
 
-def stream(request: Request) -> np.random.Generator:
+def draw_stream(request: Request) -> np.random.Generator:
     """A request's own draws, so that order, batches and restarts never matter; apart from those of its text."""
     return np.random.default_rng([request.seed, 1])
 

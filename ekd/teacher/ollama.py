@@ -17,15 +17,15 @@ from typing import Any
 import httpx
 import ollama
 
-from ekd.teacher.rows import bare
-from ekd.teacher.wire.bounded import largest
+from ekd.teacher.rows import bare_trace
+from ekd.teacher.wire.bounded import largest_answer
 from ekd.teacher.wire.dialect import check_alternatives
-from ekd.teacher.wire.faults import Refused, Unfit, clean
-from ekd.teacher.wire.matching import align, nameless_end, vet
+from ekd.teacher.wire.faults import Refused, Unfit, clean_line
+from ekd.teacher.wire.matching import align_entries, nameless_end, vet
 from ekd.teacher.wire.ollama_server import (
-    Answer,
-    Known,
-    Server,
+    KnownModel,
+    OllamaAnswer,
+    OllamaServer,
     Strict,
     check_answer,
     check_whole,
@@ -36,7 +36,7 @@ from ekd.teacher.wire.ollama_server import (
 )
 from ekd.teacher.wire.ollama_text import as_generated, said_of, same_tokens, tokens_of
 from ekd.teacher.wire.remote import Remote
-from ekd.teacher.wire.rows import Row, to_trace
+from ekd.teacher.wire.rows import Row, wire_trace
 from ekd.translate.bridge import Bridge
 from ekd.types import Failure, Request, Trace
 
@@ -60,7 +60,7 @@ class Ollama(Remote):
     end_row: bool
     stream: bool
     pull: bool
-    greeted: dict[str, Known] = field(default_factory=dict, init=False, repr=False)  # by URL
+    greeted: dict[str, KnownModel] = field(default_factory=dict, init=False, repr=False)  # by URL
 
     def __post_init__(self) -> None:
         if self.mode != "generate":
@@ -95,7 +95,7 @@ class Ollama(Remote):
         """By the server's list of tokens, where it gives one, else by how many it reads a prompt as."""
         found: dict[str, bool] = {}
 
-        async def look(server: Server) -> None:
+        async def look(server: OllamaServer) -> None:
             _, first = await self._meet(server)
             tokens = await wait_for(tokens_of(server.client, self.model), self.timeout)
             own = self.vocabulary.tokenizer
@@ -124,13 +124,13 @@ class Ollama(Remote):
                 yield from self.back(vet((self._match(request, answer) for request, answer in answers), limit))
 
     @asynccontextmanager
-    async def _connect(self, url: str) -> AsyncIterator[Server]:
+    async def _connect(self, url: str) -> AsyncIterator[OllamaServer]:
         timeout = httpx.Timeout(self.timeout, connect=10.0)
-        transport = Strict(self.concurrency, largest(self.max_new_tokens, TOP))
+        transport = Strict(self.concurrency, largest_answer(self.max_new_tokens, TOP))
         async with ollama.AsyncClient(url, timeout=timeout, transport=transport) as client:
-            yield Server(url, client)
+            yield OllamaServer(url, client)
 
-    async def _greet(self, server: Server) -> None:
+    async def _greet(self, server: OllamaServer) -> None:
         """Learns what decides everything later; raises ValueError where this server cannot be the teacher."""
         digest, first = await self._meet(server)
         adds_bos = False
@@ -143,9 +143,9 @@ class Ollama(Remote):
                     f"as {own}: their tokenizers differ; choose a student of the teacher's family, or give "
                     "teacher.align=bytes, which translates"
                 )
-        self.greeted[server.url] = Known(clean(digest, self.secret), adds_bos)
+        self.greeted[server.url] = KnownModel(clean_line(digest, self.secret), adds_bos)
 
-    async def _meet(self, server: Server) -> tuple[str, ollama.GenerateResponse]:
+    async def _meet(self, server: OllamaServer) -> tuple[str, ollama.GenerateResponse]:
         """The model's digest, and what it says to PROBE."""
         async with clear_errors(server.url, self.timeout):
             digest = await wait_for(self._digest(server), self.timeout)
@@ -174,11 +174,11 @@ class Ollama(Remote):
         told = first.prompt_eval_count
         return told is not None and abs(told - len(self.vocabulary.spell(PROBE))) > 2
 
-    async def _digest(self, server: Server) -> str | None:
+    async def _digest(self, server: OllamaServer) -> str | None:
         name = self.model if ":" in self.model.rpartition("/")[2] else f"{self.model}:latest"
         return next((m.digest for m in (await server.client.list()).models if m.model == name), None)
 
-    async def _ask(self, server: Server, request: Request) -> tuple[Answer, int]:
+    async def _ask(self, server: OllamaServer, request: Request) -> tuple[OllamaAnswer, int]:
         async with server.lock:
             if server.url not in self.greeted:  # it was away until now
                 await self._greet(server)
@@ -191,7 +191,7 @@ class Ollama(Remote):
         if self.speaks_text:
             said = await self._chat(server, request)
             check_whole(said, self.max_new_tokens, TOP)
-            return Answer(server.url, said, None), said.eval_count or 0
+            return OllamaAnswer(server.url, said, None), said.eval_count or 0
         prompt = self._prompt(server, request)
         said = await self._generate(server, prompt, request.seed, self.max_new_tokens)
         with self.counting(server.url):
@@ -201,9 +201,9 @@ class Ollama(Remote):
             end = await self._generate(
                 server, prompt + (said.response or ""), request.seed, 1, format={"type": "string"}
             )
-        return Answer(server.url, said, end), said.eval_count or 0
+        return OllamaAnswer(server.url, said, end), said.eval_count or 0
 
-    def _prompt(self, server: Server, request: Request) -> str:
+    def _prompt(self, server: OllamaServer, request: Request) -> str:
         if len(request.prompt_ids) >= self.num_ctx:
             raise Refused(
                 f"teacher.num_ctx={self.num_ctx} leaves no room for an answer to this prompt of "
@@ -213,7 +213,7 @@ class Ollama(Remote):
         return self.vocabulary.prompt(request.prompt_ids[1:] if own_bos else request.prompt_ids)
 
     async def _generate(
-        self, server: Server, prompt: str, seed: int, tokens: int, **more: Any
+        self, server: OllamaServer, prompt: str, seed: int, tokens: int, **more: Any
     ) -> ollama.GenerateResponse:
         options = self._options(seed, tokens)
         call = {"raw": True, "logprobs": True, "top_logprobs": TOP, "options": options, **more}
@@ -222,7 +222,7 @@ class Ollama(Remote):
                 return await wait_for(server.client.generate(self.model, prompt, **call), self.timeout)
             return joined(await wait_for(self._stream(server, prompt, call), self.timeout))
 
-    async def _chat(self, server: Server, request: Request) -> ollama.GenerateResponse:
+    async def _chat(self, server: OllamaServer, request: Request) -> ollama.GenerateResponse:
         """The server renders the messages itself, by the template of its model."""
         options = self._options(request.seed, self.max_new_tokens)
         call: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP, "options": options}
@@ -233,7 +233,9 @@ class Ollama(Remote):
             parts = await wait_for(self._chat_stream(server, request, call), self.timeout)
             return joined([as_generated(part) for part in parts])
 
-    async def _chat_stream(self, server: Server, request: Request, call: dict[str, Any]) -> list[ollama.ChatResponse]:
+    async def _chat_stream(
+        self, server: OllamaServer, request: Request, call: dict[str, Any]
+    ) -> list[ollama.ChatResponse]:
         return [part async for part in await server.client.chat(self.model, request.messages, stream=True, **call)]
 
     def _options(self, seed: int, tokens: int) -> dict[str, Any]:
@@ -249,21 +251,21 @@ class Ollama(Remote):
             "stop": [],  # a stop string would merge tokens
         }
 
-    async def _stream(self, server: Server, prompt: str, call: dict[str, Any]) -> list[ollama.GenerateResponse]:
+    async def _stream(self, server: OllamaServer, prompt: str, call: dict[str, Any]) -> list[ollama.GenerateResponse]:
         return [part async for part in await server.client.generate(self.model, prompt, stream=True, **call)]
 
-    def _match(self, request: Request, answer: Answer | Failure) -> Trace | Failure:
+    def _match(self, request: Request, answer: OllamaAnswer | Failure) -> Trace | Failure:
         if isinstance(answer, Failure):
             return answer
         self._warn_of_cut(answer.said, answer.said.prompt_eval_count or len(request.prompt_ids))
         try:
             if self.speaks_text and self.bridge is not None:
-                about = bare(request, [], str(answer.said.done_reason))
+                about = bare_trace(request, [], str(answer.said.done_reason))
                 return self.bridge.of_texts(about, said_of(answer.said))
             ids, rows = self._rows(answer.said, answer.end)
-            return to_trace(request, ids, rows, str(answer.said.done_reason), self.vocabulary.size)
+            return wire_trace(request, ids, rows, str(answer.said.done_reason), self.vocabulary.size)
         except ValueError as error:
-            reason = clean(f"{answer.url}: {error}", self.secret)
+            reason = clean_line(f"{answer.url}: {error}", self.secret)
             return Failure(request.key, request.problem_id, reason)
 
     def _warn_of_cut(self, said: ollama.GenerateResponse, prompt: int) -> None:
@@ -282,7 +284,7 @@ class Ollama(Remote):
         stopped = said.done_reason == "stop"
         entries = [entry_of(e) for e in said.logprobs or ()]
         tokens = None if said.eval_count is None else said.eval_count - stopped
-        ids, rows = align(entries, said.response or "", tokens, self.vocabulary)
+        ids, rows = align_entries(entries, said.response or "", tokens, self.vocabulary)
         if stopped:
             top = entry_of(end.logprobs[0]).top if end is not None and end.logprobs else []
             ids.append(self.vocabulary.end)

@@ -18,20 +18,20 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from ekd.teacher.wire.bounded import Bounded, largest
-from ekd.teacher.wire.dialect import Dialect, Sampling, Solved, check_alternatives, check_size
-from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clean, clear_faults, retry_after
+from ekd.teacher.wire.bounded import Bounded, largest_answer
+from ekd.teacher.wire.dialect import Dialect, Solved, WireSampling, check_alternatives, check_size
+from ekd.teacher.wire.faults import Fault, Refused, Unavailable, Unfit, clean_line, clear_faults, retry_after
 from ekd.teacher.wire.llama import Llama
 from ekd.teacher.wire.matching import vet
 from ekd.teacher.wire.remote import Remote
-from ekd.teacher.wire.rows import Row, to_trace
+from ekd.teacher.wire.rows import Row, wire_trace
 from ekd.teacher.wire.sglang import SGLang
-from ekd.teacher.wire.text import Text
+from ekd.teacher.wire.text import TextDialect
 from ekd.teacher.wire.vllm import VLLM
 from ekd.translate.bridge import Bridge
 from ekd.types import Failure, Request, Trace
 
-DIALECTS: dict[str, Any] = {"llama": Llama, "vllm": VLLM, "sglang": SGLang, "text": Text}
+DIALECTS: dict[str, Any] = {"llama": Llama, "vllm": VLLM, "sglang": SGLang, "text": TextDialect}
 OWNERS = {"llamacpp": "llama", "vllm": "vllm", "sglang": "sglang"}  # `owned_by` in /v1/models
 LONGEST = 32768  # tokens of a prompt and a given response
 STRANGE = (KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError)  # an answer of another form
@@ -46,7 +46,7 @@ class OpenAI(Remote):
     server: str
     api_key_env: str | None
     top: int
-    greeted: dict[str, Known] = field(default_factory=dict, init=False, repr=False)  # by URL
+    greeted: dict[str, KnownDialect] = field(default_factory=dict, init=False, repr=False)  # by URL
 
     def __post_init__(self) -> None:
         if self.mode not in ("generate", "score"):
@@ -68,8 +68,8 @@ class OpenAI(Remote):
         return self.api_key_env
 
     @cached_property
-    def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.max_new_tokens, self.top)
+    def sampling(self) -> WireSampling:
+        return WireSampling(self.temperature, self.top_p, self.max_new_tokens, self.top)
 
     @cached_property
     def served(self) -> dict[str, Any]:
@@ -104,17 +104,17 @@ class OpenAI(Remote):
                 yield from self.back(traces)
 
     @asynccontextmanager
-    async def _connect(self, url: str) -> AsyncIterator[Server]:
+    async def _connect(self, url: str) -> AsyncIterator[OpenAIServer]:
         longest = self.max_new_tokens if self.mode == "generate" else LONGEST
         async with httpx.AsyncClient(
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={"Authorization": f"Bearer {self.secret}"} if self.secret else {},
             timeout=httpx.Timeout(self.timeout, connect=10.0),
-            transport=Bounded(self.concurrency, largest(longest, self.top)),
+            transport=Bounded(self.concurrency, largest_answer(longest, self.top)),
         ) as client:
-            yield Server(url, client, self.timeout)
+            yield OpenAIServer(url, client, self.timeout)
 
-    async def _greet(self, server: Server) -> None:
+    async def _greet(self, server: OpenAIServer) -> None:
         """Finds out what the server is and tries what will be asked; raises Unfit with the way out."""
         try:
             listed = (await server.call("GET", "/v1/models"))["data"]
@@ -130,7 +130,7 @@ class OpenAI(Remote):
         told = {name: entry[name] for name in ("root", "meta") if entry.get(name)}
         served = {"server": kind, "model": entry["id"].rpartition("/")[2], **told}
         plain = json.dumps(served)
-        self.greeted[server.url] = Known(
+        self.greeted[server.url] = KnownDialect(
             dialect, json.loads(plain.replace(self.secret, "***") if self.secret else plain)
         )
 
@@ -149,7 +149,7 @@ class OpenAI(Remote):
             raise Refused("it is an Ollama server, which gives no logprobs here; use teacher=ollama")
         return OWNERS.get(str(entry.get("owned_by")), "text")
 
-    async def _try(self, server: Server, dialect: Dialect) -> None:
+    async def _try(self, server: OpenAIServer, dialect: Dialect) -> None:
         """A few tokens as they will be asked for. The logprobs must not depend on how tokens are sampled."""
         prompt = self.vocabulary.spell(PROBE)
         if self.mode == "score":
@@ -173,7 +173,7 @@ class OpenAI(Remote):
         if not any(rows):
             check_alternatives([0], self.top)
 
-    async def _ask(self, server: Server, request: Request) -> tuple[Answer, int]:
+    async def _ask(self, server: OpenAIServer, request: Request) -> tuple[OpenAIAnswer, int]:
         async with server.lock:
             if server.url not in self.greeted:  # it was away until now
                 await self._greet(server)
@@ -194,25 +194,25 @@ class OpenAI(Remote):
             raise
         except STRANGE as error:
             raise Fault(f"{server.url} answered in an unknown form ({type(error).__name__}: {error})") from error
-        return Answer(server.url, solved), len(solved.ids)
+        return OpenAIAnswer(server.url, solved), len(solved.ids)
 
-    def _trace(self, request: Request, answer: Answer | Failure) -> Trace | Failure:
+    def _trace(self, request: Request, answer: OpenAIAnswer | Failure) -> Trace | Failure:
         if isinstance(answer, Failure):
             return answer
         url, solved = answer
         try:
-            return to_trace(request, solved.ids, solved.rows, solved.finish, self.vocabulary.size)
+            return wire_trace(request, solved.ids, solved.rows, solved.finish, self.vocabulary.size)
         except (ValueError, TypeError) as error:
-            reason = clean(f"{url} gave an answer that is none: {error}", self.secret)
+            reason = clean_line(f"{url} gave an answer that is none: {error}", self.secret)
             return Failure(request.key, request.problem_id, reason)
 
 
-class Answer(NamedTuple):
+class OpenAIAnswer(NamedTuple):
     url: str
     solved: Solved
 
 
-class Known(NamedTuple):
+class KnownDialect(NamedTuple):
     """What is learnt of a server before it works."""
 
     dialect: Dialect
@@ -220,7 +220,7 @@ class Known(NamedTuple):
 
 
 @dataclass
-class Server:
+class OpenAIServer:
     url: str
     client: httpx.AsyncClient
     timeout: float

@@ -128,10 +128,10 @@ class Translated:
     def trace(self, place: int, request: Request, ids: list[int], finish: str) -> Trace | Failure:
         whole = self.known[place]
         whole.rows = whole.rows[: len(ids)]
-        return self.bridge.of_whole(bare(request, ids, finish), whole)
+        return self.bridge.of_whole(bare_trace(request, ids, finish), whole)
 
 
-def bare(request: Request, ids: list[int], finish: str) -> Trace:
+def bare_trace(request: Request, ids: list[int], finish: str) -> Trace:
     """A trace without rows."""
     none, ints = np.zeros(0, np.float32), np.zeros(0, np.int32)
     return Trace(

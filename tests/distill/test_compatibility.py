@@ -27,7 +27,7 @@ from ekd.selector.topk import TopK
 from ekd.signal.ce_ratio import CERatio
 from ekd.signal.soft_or import SoftOr
 from ekd.signal.teacher_ce import TeacherCE
-from ekd.teacher.wire.rows import Row, to_trace
+from ekd.teacher.wire.rows import Row, wire_trace
 from ekd.types import NeedsContrast, NeedsOwnText
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -173,7 +173,7 @@ def test_a_sure_teacher_over_the_wire_has_a_finite_price_in_every_loss(losses):
     """Its float32 logprobs sum to 1 or more, yet what the list does not name is not impossible."""
     request = collector().requests("train", 1)[0]
     made_of = [Row(0.0, [97, 98], [0.0, -19.0]), None, Row(-1e-9, [97, 98], [-1e-9, -17.0])]
-    trace = to_trace(request, [97, 97, 97], made_of, "length", 272)
+    trace = wire_trace(request, [97, 97, 97], made_of, "length", 272)
     assert np.isneginf(trace.log_tail).tolist() == [False, True, False]
     for loss in losses.values():
         step(student(loss=loss), Collate(272)([trace]), 2)

@@ -17,7 +17,7 @@ from ekd.store.codec import Layout, decode, encode
 from ekd.store.foreign import row as imported
 from ekd.teacher.rows import to_trace, top
 from ekd.teacher.wire.rows import Row
-from ekd.teacher.wire.rows import to_trace as from_wire
+from ekd.teacher.wire.rows import wire_trace as from_wire
 from ekd.types import Request, Trace
 
 VOCAB, ROWS = 48, 40

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ekd.store.codec import Layout, decode, encode, from_code, to_code
-from ekd.store.squeeze import Reader, Writer, unvarints, varints
+from ekd.store.squeeze import PlaneReader, Writer, unvarints, varints
 from ekd.types import Trace
 
 
@@ -174,7 +174,7 @@ def test_integers_and_ids_come_back(values):
     out = Writer()
     out.integers(np.array(values, np.int64), 3)
     out.ids(np.array(values * 3, np.int64), 3)
-    take = Reader(out.bytes())
+    take = PlaneReader(out.bytes())
     assert take.integers(len(values), 3).tolist() == values
     assert take.ids(3 * len(values), 3).tolist() == values * 3
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import traces
 
 from ekd.store.codec import Layout
-from ekd.store.shard import SCHEMA, WIDE, WIDEST, Shard, assemble, part
+from ekd.store.shard import SCHEMA, WIDE, WIDEST, Shard, assemble_shard, part
 from ekd.store.store import Store
 from ekd.store.transfer import export
 
@@ -45,11 +45,11 @@ def test_what_is_known_of_a_trace_comes_back_and_what_is_not_stays_unknown(tmp_p
 
 def test_a_shard_without_any_of_it_is_the_one_that_was_always_written(tmp_path):
     some, file = [t._replace(policy="") for t in traces(3)], tmp_path / "a.arrows"
-    file.write_bytes(assemble([part(t, LAYOUT) for t in some], ORIGIN))
+    file.write_bytes(assemble_shard([part(t, LAYOUT) for t in some], ORIGIN))
     assert Shard(file).batch.schema.equals(SCHEMA) and Shard(file).verdicts() == [""] * 3
-    file.write_bytes(assemble([part(told(t, 0), LAYOUT) for t in some], ORIGIN))
+    file.write_bytes(assemble_shard([part(told(t, 0), LAYOUT) for t in some], ORIGIN))
     assert Shard(file).batch.schema.equals(WIDE)
-    file.write_bytes(assemble([part(told(t, n), LAYOUT) for n, t in enumerate(some)], ORIGIN))
+    file.write_bytes(assemble_shard([part(told(t, n), LAYOUT) for n, t in enumerate(some)], ORIGIN))
     assert Shard(file).batch.schema.equals(WIDEST)
 
 
@@ -60,8 +60,8 @@ def test_a_changed_column_is_damage(tmp_path, name):
     other = {"verdict": "wrong", "policy": "student@3", "teacher_prompt_ids": trace.prompt_ids}
     other["contrast"] = other["log_q"] = trace.contrast - 1
     file, swapped = tmp_path / "a.arrows", tmp_path / "b.arrows"
-    file.write_bytes(assemble([part(trace, LAYOUT)], ORIGIN))
-    swapped.write_bytes(assemble([part(trace._replace(**{name: other[name]}), LAYOUT)], ORIGIN))
+    file.write_bytes(assemble_shard([part(trace, LAYOUT)], ORIGIN))
+    swapped.write_bytes(assemble_shard([part(trace._replace(**{name: other[name]}), LAYOUT)], ORIGIN))
     one, two = Shard(file), Shard(swapped)
     at = SCHEMA.names.index("check")
     two.batch = two.batch.set_column(at, two.batch.schema.field(at), one.batch.column(at))

@@ -140,7 +140,7 @@ def test_a_manifest_with_a_flipped_bit_is_refused_and_rebuilt(tmp_path_factory, 
     flip(file, int(where * file.stat().st_size))
     try:
         manifest.read_manifest(folder)
-    except manifest.Damaged:
+    except manifest.DamagedManifest:
         repair(folder)
     except ValueError as error:
         assert "newer ekd" in str(error) or "not the manifest" in str(error)  # the flip made it another thing
@@ -185,7 +185,9 @@ def test_a_place_where_no_folder_can_be(tmp_path):
 
 def test_unfinished_and_unnamed_files_of_a_killed_writer(folder):
     whole = shards(folder)[1].read_bytes()
-    manifest.write(folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]})
+    manifest.write_manifest(
+        folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]}
+    )
     (folder / "shards" / "abc.arrows.tmp").write_bytes(whole[:100])
     (folder / "shards" / ("0" * 24 + ".arrows")).write_bytes(whole[:-8])  # its name is not its hash
     assert Store(folder).keys() == keys(TRACES[:6])
@@ -198,7 +200,9 @@ def test_unfinished_and_unnamed_files_of_a_killed_writer(folder):
 def test_a_shard_that_others_have_made_again_in_part(folder):
     file = shards(folder)[1]
     whole = file.read_bytes()
-    manifest.write(folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]})
+    manifest.write_manifest(
+        folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]}
+    )
     file.unlink()
     Store.create(folder, ORIGIN).append(TRACES[6:8])
     file.write_bytes(whole)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ekd.models.load import load_tokenizer
 from ekd.store import certainty, foreign
 from ekd.store.__main__ import main
-from ekd.store.inspection import summary
+from ekd.store.inspection import store_summary
 from ekd.store.repair import verify
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
@@ -94,7 +94,7 @@ def test_inspect_counts_and_shows_forks(path, capsys):
     assert "midpoints" not in out  # exact entropies need no bounds
     row = int(TRACES[0].entropy.argmax())
     assert f"⟨{TRACES[0].response_ids[row]}⟩[{TRACES[0].entropy[row]:.1f}" in out.replace("\n", "")
-    totals, damage = summary(Store(path), 20, 70, 80)
+    totals, damage = store_summary(Store(path), 20, 70, 80)
     assert damage == []
     assert totals.entries == sum(len(trace.ids) for trace in TRACES)
     assert totals.unmatched == sum(int((~trace.valid).sum()) for trace in TRACES)

@@ -12,7 +12,7 @@ import ollama as ollama_client
 import pytest
 from wire_servers import FIXTURES, SHARED, Replay, build, exchanges, generations, serve
 
-from ekd.teacher.wire.matching import Entry, align, nameless_end
+from ekd.teacher.wire.matching import Entry, align_entries, nameless_end
 from ekd.teacher.wire.ollama_server import entry_of
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
@@ -184,13 +184,13 @@ def test_behind_merged_tokens_nothing_is_believed(vocabulary: Vocabulary) -> Non
     """Held for a stop string, "<" and "li" came as one entry "<li" with the logprob of "li"."""
     entries, text, tokens = entries_of("html_lt_hold_with_default_stops")
     assert tokens > len(entries)
-    ids, rows = align(entries, text, tokens, vocabulary)
+    ids, rows = align_entries(entries, text, tokens, vocabulary)
     unmatched = [vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None]
     assert b"".join(vocabulary.bytes_of[i] for i in ids).decode() == text
     assert unmatched[0] == b"<"  # the first of all: what follows may be conditioned on another way of writing "<li"
     assert len(unmatched) == len(ids)
     clean, text, tokens = entries_of("html_lt_hold_stop_empty_list")
-    assert None not in align(clean, text, tokens, vocabulary)[1]
+    assert None not in align_entries(clean, text, tokens, vocabulary)[1]
 
 
 @pytest.mark.parametrize("name", ["c2", "emoji_list", "chinese"])
@@ -201,13 +201,13 @@ def test_lost_half_characters_as_recorded(vocabulary: Vocabulary, name: str) -> 
     said = json.loads(pair["response_body"])
     entries = [entry_of(e) for e in ollama_client.GenerateResponse(**said).logprobs]
     tokens = said["eval_count"] - (said["done_reason"] == "stop")
-    ids, rows = align(entries, said["response"], tokens, vocabulary)
+    ids, rows = align_entries(entries, said["response"], tokens, vocabulary)
     assert len(ids) == tokens
     named = [vocabulary.id_of[e.spelling] for e in entries if e.spelling in vocabulary.id_of]
     assert [i for i, row in zip(ids, rows, strict=True) if row is not None] == named
     assert [row.target for row in rows if row] == [e.logprob for e in entries if e.spelling in vocabulary.id_of]
     # with one token more there is another way of writing a hole, and nothing behind the first one is believed
-    _, doubted = align(entries, said["response"], tokens + 1, vocabulary)
+    _, doubted = align_entries(entries, said["response"], tokens + 1, vocabulary)
     first = next(n for n, row in enumerate(rows) if row is None) if None in rows else 3  # " report", outside its list
     assert doubted == [*rows[:first], *[None] * (len(rows) - first)]
 
@@ -219,7 +219,7 @@ def test_valid_rows_behind_lost_halves_are_what_the_model_says_of_these_very_ids
     """Scored by transformers: a row conditioned on other tokens than the teacher's is off by several nats."""
     pair = exchanges("ollama_thinking")[f"lost_half_characters_{name}"]
     said = ollama_client.GenerateResponse(**json.loads(pair["response_body"]))
-    ids, rows = align([entry_of(e) for e in said.logprobs], said.response, said.eval_count, vocabulary)
+    ids, rows = align_entries([entry_of(e) for e in said.logprobs], said.response, said.eval_count, vocabulary)
     asked = request(vocabulary, json.loads(pair["request"]["body_raw"])["prompt"])._replace(response_ids=ids)
     (truth,) = build("hf", {"model": "smollm2", "mode": "score", "mass": 1.0, "max_k": 1}).trace([asked])
     own = truth.logprobs[np.cumsum(truth.counts) - truth.counts]
@@ -232,13 +232,13 @@ def test_an_entry_whose_logprob_cannot_be_its_own_is_hard(vocabulary: Vocabulary
     """Absent from its own list, and yet more likely than the last of it: the logprob is another token's."""
     entries, text, tokens = entries_of("html_lt_hold_stop_empty_list")
     strange = entries[3]._replace(top=[t for t in entries[3].top if t[0] != entries[3].spelling])
-    _, rows = align([*entries[:3], strange, *entries[4:]], text, tokens, vocabulary)
+    _, rows = align_entries([*entries[:3], strange, *entries[4:]], text, tokens, vocabulary)
     assert [n for n, row in enumerate(rows) if row is None] == [3]
 
 
 def test_entries_that_do_not_spell_the_response_are_not_believed(vocabulary: Vocabulary) -> None:
     entries, text, tokens = entries_of("html_lt_hold_stop_empty_list")
-    assert set(align(entries[1:], text, tokens - 1, vocabulary)[1]) == {None}
+    assert set(align_entries(entries[1:], text, tokens - 1, vocabulary)[1]) == {None}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ekd.teacher.wire.dialect import same_text, whole_characters
-from ekd.teacher.wire.matching import Entry, align, vet
-from ekd.teacher.wire.rows import Row, to_trace
+from ekd.teacher.wire.matching import Entry, align_entries, vet
+from ekd.teacher.wire.rows import Row, wire_trace
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request
 
@@ -74,7 +74,7 @@ def test_no_valid_row_is_wrong(text: str, data: st.DataObject) -> None:
         held = place
     rare = data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
     told = lossy_server(ids, held, rare, vocabulary)
-    found, rows = align(told.entries, text, len(ids), vocabulary)
+    found, rows = align_entries(told.entries, text, len(ids), vocabulary)
     assert b"".join(vocabulary.bytes_of[i] for i in found).decode() == text
     own = set(places(vocabulary.spell(text), vocabulary))
     for n, (spot, row) in enumerate(zip(places(found, vocabulary), rows, strict=True)):
@@ -175,7 +175,7 @@ def test_a_hole_that_the_count_proves_leaves_the_rows_behind_it_valid() -> None:
     vocabulary = vocabulary_of("smollm2")
     text = "Say 🦄 and 42."
     ids = vocabulary.spell(text)
-    found, rows = align(lossy(ids, vocabulary, _0=True), text, len(ids), vocabulary)
+    found, rows = align_entries(lossy(ids, vocabulary, _0=True), text, len(ids), vocabulary)
     assert found == ids
     unmatched = b"".join(vocabulary.bytes_of[i] for i, row in zip(ids, rows, strict=True) if row is None)
     assert unmatched.decode().strip() == "🦄"
@@ -188,7 +188,7 @@ def test_behind_a_hole_that_may_be_written_in_another_way_nothing_is_believed() 
     vocabulary = vocabulary_of("smollm2")
     text, single = "Say 🦄 and 42.", [vocabulary.id_of[bytes([b])] for b in "🦄".encode()]
     ids = [*vocabulary.spell("Say "), *single, *vocabulary.spell(" and 42.")]
-    found, rows = align(lossy(ids, vocabulary), text, len(ids), vocabulary)
+    found, rows = align_entries(lossy(ids, vocabulary), text, len(ids), vocabulary)
     assert b"".join(vocabulary.bytes_of[i] for i in found).decode() == text
     valid = [n for n, row in enumerate(rows) if row is not None]
     assert valid
@@ -200,8 +200,8 @@ def test_a_token_outside_its_list_is_doubted_only_where_tokens_are_missing() -> 
     vocabulary = vocabulary_of("smollm2")
     ids = vocabulary.spell("The answer is 42.")
     for tokens in (len(ids), None):
-        assert None not in align(lossy(ids, vocabulary, _2=True), "The answer is 42.", tokens, vocabulary)[1]
-    _, rows = align(lossy(ids, vocabulary, _2=True), "The answer is 42.", len(ids) + 1, vocabulary)
+        assert None not in align_entries(lossy(ids, vocabulary, _2=True), "The answer is 42.", tokens, vocabulary)[1]
+    _, rows = align_entries(lossy(ids, vocabulary, _2=True), "The answer is 42.", len(ids) + 1, vocabulary)
     assert [n for n, row in enumerate(rows) if row is None] == list(range(2, len(ids)))
 
 
@@ -219,7 +219,7 @@ def test_the_entropy_lies_within_its_bounds(logits: list[float], shown: int, voc
     log_p = np.array(logits) - np.log(np.exp(logits).sum())
     order = np.argsort(-log_p)[:shown]
     row = Row(float(log_p[0]), order.tolist(), log_p[order].tolist())
-    trace = to_trace(request, [0], [row], "length", vocab)
+    trace = wire_trace(request, [0], [row], "length", vocab)
     named = {0, *order.tolist()}
     assert set(trace.ids.tolist()) == named
     assert trace.ids[0] == 0
@@ -233,14 +233,14 @@ def test_the_entropy_lies_within_its_bounds(logits: list[float], shown: int, voc
 
 def test_what_is_no_distribution_is_refused() -> None:
     with pytest.raises(ValueError, match="not a distribution"):
-        to_trace(request, [0], [Row(-0.1, [1, 2], [-0.1, -0.2])], "length", 10)
+        wire_trace(request, [0], [Row(-0.1, [1, 2], [-0.1, -0.2])], "length", 10)
     with pytest.raises(ValueError, match="not a distribution"):
-        to_trace(request, [0], [Row(float("nan"), [], [])], "length", 10)
+        wire_trace(request, [0], [Row(float("nan"), [], [])], "length", 10)
 
 
 def traced(rows: list[bool], key: str = "k"):
     made = [Row(-0.5, [], []) if valid else None for valid in rows]
-    return to_trace(request._replace(key=key), [3] * len(rows), made, "length", 10)
+    return wire_trace(request._replace(key=key), [3] * len(rows), made, "length", 10)
 
 
 def test_a_few_unmatched_rows_pass_and_many_do_not() -> None:

@@ -21,8 +21,8 @@ from test_openai import Speaker, openai, refusal, requests
 from wire_servers import Replay, build, exchanges, generations, serve
 
 from ekd.cli.door import door
-from ekd.teacher.wire.bounded import largest
-from ekd.teacher.wire.faults import clean
+from ekd.teacher.wire.bounded import largest_answer
+from ekd.teacher.wire.faults import clean_line
 from ekd.teacher.wire.transport import Wire
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
 from ekd.types import Failure, Request, Trace
@@ -261,7 +261,7 @@ def test_a_compressed_answer_is_not_unpacked() -> None:
 def test_real_answers_are_far_below_the_limit() -> None:
     for whole in generations():
         tokens = whole["response"]["eval_count"]
-        assert 2 * len(json.dumps(whole["response"])) < largest(tokens, 20) - largest(0, 20)
+        assert 2 * len(json.dumps(whole["response"])) < largest_answer(tokens, 20) - largest_answer(0, 20)
 
 
 # ---- secrets
@@ -334,9 +334,9 @@ def test_a_key_in_what_a_model_says_of_itself_is_in_no_manifest(
 
 
 def test_reasons_are_one_printable_line() -> None:
-    assert clean("a\n\x1b[31mb\ud800 " + "c" * 5000, None).isprintable()
-    assert len(clean("c " * 5000, None)) < 700
-    assert clean("Bearer k1, k1", "k1") == "Bearer ***, ***"
+    assert clean_line("a\n\x1b[31mb\ud800 " + "c" * 5000, None).isprintable()
+    assert len(clean_line("c " * 5000, None)) < 700
+    assert clean_line("Bearer k1, k1", "k1") == "Bearer ***, ***"
 
 
 # ---- a script that ends while a teacher is at work

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from wire_servers import SHARED, generations
 
 from ekd.store.invariants import check
-from ekd.teacher.wire.matching import Entry, align
-from ekd.teacher.wire.rows import to_trace
+from ekd.teacher.wire.matching import Entry, align_entries
+from ekd.teacher.wire.rows import wire_trace
 from ekd.teacher.wire.vocabulary import vocabulary_of
 from ekd.translate.reading import Reader
 from ekd.translate.said import Named, Said, said_by_texts
@@ -34,10 +34,10 @@ def by_ids(response: dict) -> Trace:
     """The same rows with SmolLM2's ids, which the server does not give."""
     vocabulary, stopped = vocabulary_of("smollm2"), response["done_reason"] == "stop"
     entries = [Entry(*one) for one in named(response)]
-    ids, rows = align(entries, response["response"], response["eval_count"] - stopped, vocabulary)
+    ids, rows = align_entries(entries, response["response"], response["eval_count"] - stopped, vocabulary)
     if stopped:
         ids, rows = [*ids, vocabulary.end], [*rows, None]
-    return to_trace(Request("k", "p", 0, 0, [1]), ids, rows, response["done_reason"], vocabulary.size)
+    return wire_trace(Request("k", "p", 0, 0, [1]), ids, rows, response["done_reason"], vocabulary.size)
 
 
 def by_texts(response: dict) -> Said:

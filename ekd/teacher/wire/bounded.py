@@ -14,7 +14,7 @@ ENTRY = 256  # bytes of one alternative on the wire, three times what servers ne
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
-def largest(tokens: int, top: int) -> int:
+def largest_answer(tokens: int, top: int) -> int:
     """Bytes that an answer of so many tokens, with `top` alternatives each, needs at the most."""
     return SLACK + ENTRY * (top + 2) * tokens
 

@@ -14,7 +14,7 @@ from ekd.types import Request
 Post = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]  # (path, body) -> answer; raises Fault or Refused
 
 
-class Sampling(NamedTuple):
+class WireSampling(NamedTuple):
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -33,7 +33,7 @@ class Dialect(Protocol):
     model: str
     vocabulary: Vocabulary
 
-    async def generate(self, post: Post, request: Request, sampling: Sampling) -> Solved: ...
+    async def generate(self, post: Post, request: Request, sampling: WireSampling) -> Solved: ...
 
     async def score(self, post: Post, request: Request, top: int) -> Solved: ...
 

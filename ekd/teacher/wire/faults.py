@@ -65,12 +65,12 @@ def hushed(url: str, secret: str | None) -> Iterator[None]:
     try:
         yield
     except (Fault, Refused, Unfit) as error:
-        error.args = (clean(str(error) if url in str(error) else f"{url}: {error}", secret),)
+        error.args = (clean_line(str(error) if url in str(error) else f"{url}: {error}", secret),)
         error.__cause__, error.__suppress_context__ = None, True  # the causes would show it
         raise
 
 
-def clean(text: str, secret: str | None) -> str:
+def clean_line(text: str, secret: str | None) -> str:
     """One printable line of a bearable length, without the secret."""
     plain = text.replace(secret, "***") if secret else text
     line = " ".join(plain.encode("utf-8", "replace").decode().split())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, named, same_text, whole_characters
+from ekd.teacher.wire.dialect import Post, Solved, WireSampling, closed, named, same_text, whole_characters
 from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.vocabulary import Vocabulary
@@ -25,7 +25,7 @@ class Llama:
     model: str
     vocabulary: Vocabulary
 
-    async def generate(self, post: Post, request: Request, sampling: Sampling) -> Solved:
+    async def generate(self, post: Post, request: Request, sampling: WireSampling) -> Solved:
         said = await post(
             "/completion",
             {

@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     top: list[tuple[bytes, float]]  # the most likely tokens, by falling probability; b"" = a token without a name
 
 
-def align(
+def align_entries(
     entries: Sequence[Entry], text: str, tokens: int | None, vocabulary: Vocabulary
 ) -> tuple[list[int], list[Row | None]]:
     """The response's ids and a row for each.

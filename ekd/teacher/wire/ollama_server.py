@@ -25,13 +25,13 @@ VOCABULARY = 64 << 20  # bytes that a list of all tokens needs at the most
 REPEATS = 30  # equal tokens in a row after which Ollama aborts without a word
 
 
-class Answer(NamedTuple):
+class OllamaAnswer(NamedTuple):
     url: str
     said: ollama.GenerateResponse
     end: ollama.GenerateResponse | None  # the forced entry at the end token's place
 
 
-class Known(NamedTuple):
+class KnownModel(NamedTuple):
     """What is learnt of a server before it works."""
 
     digest: str  # of the model
@@ -39,7 +39,7 @@ class Known(NamedTuple):
 
 
 @dataclass
-class Server:
+class OllamaServer:
     url: str
     client: ollama.AsyncClient
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     logprobs: Sequence[float]
 
 
-def to_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], finish: str, vocab: int) -> Trace:
+def wire_trace(request: Request, ids: Sequence[int], rows: Sequence[Row | None], finish: str, vocab: int) -> Trace:
     """ids: the response, n tokens; rows: one for each, None = unmatched row; vocab: entries of the teacher's softmax.
 
     Raises ValueError for a row that is no distribution. Alternatives beyond `vocab` (a head may have more rows than the

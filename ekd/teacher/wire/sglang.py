@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ekd.teacher.wire.dialect import Post, Sampling, Solved, closed, falling, named, same_text
+from ekd.teacher.wire.dialect import Post, Solved, WireSampling, closed, falling, named, same_text
 from ekd.teacher.wire.faults import Fault, Refused
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.vocabulary import Vocabulary
@@ -21,7 +21,7 @@ class SGLang:
     model: str
     vocabulary: Vocabulary
 
-    async def generate(self, post: Post, request: Request, sampling: Sampling) -> Solved:
+    async def generate(self, post: Post, request: Request, sampling: WireSampling) -> Solved:
         choice = {
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,

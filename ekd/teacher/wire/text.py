@@ -6,20 +6,20 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ekd.teacher.wire.dialect import Post, Sampling, Solved, check_alternatives, check_prompt
+from ekd.teacher.wire.dialect import Post, Solved, WireSampling, check_alternatives, check_prompt
 from ekd.teacher.wire.faults import Fault, Refused
-from ekd.teacher.wire.matching import Entry, align
+from ekd.teacher.wire.matching import Entry, align_entries
 from ekd.teacher.wire.rows import Row
 from ekd.teacher.wire.vocabulary import Vocabulary
 from ekd.types import Request
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class TextDialect:
     model: str
     vocabulary: Vocabulary
 
-    async def generate(self, post: Post, request: Request, sampling: Sampling) -> Solved:
+    async def generate(self, post: Post, request: Request, sampling: WireSampling) -> Solved:
         said = await post(
             "/v1/completions",
             {
@@ -58,7 +58,9 @@ class Text:
         end = self.vocabulary.end_text
         shown = bool(stopped and entries and entries[-1].spelling == end.encode())
         tokens = None if told is None else told - (stopped and (shown or told == len(entries) + 1))
-        ids, rows = align(entries[:-1] if shown else entries, choice["text"].removesuffix(end), tokens, self.vocabulary)
+        ids, rows = align_entries(
+            entries[:-1] if shown else entries, choice["text"].removesuffix(end), tokens, self.vocabulary
+        )
         if stopped:
             ids.append(self.vocabulary.end)
             rows.append(self._named(entries[-1]) if shown else None)
