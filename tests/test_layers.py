@@ -24,6 +24,14 @@ CONFIGURED = {"hydra", "omegaconf", "wandb"}  # the faces' own
 FLAT = 12  # modules that may lie in ekd/ itself
 LINES = 300  # of a file
 BODY = 50  # lines of a function, its signature and docstring included
+NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+SHARED_NAMES = {  # the public names that stand for two things, and why a second word would not cure it
+    "main": "every command is entered by it",
+    "HF": "named after its yaml, hf, in teacher and generator alike",
+    "JSD": "named after its yaml, as a signal and as a loss",
+    "ReverseKL": "named after its yaml, as a signal and as a loss",
+    "Weighted": "named after its yaml, as a signal and as a loss",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -110,6 +118,18 @@ def test_no_file_and_no_function_is_long(name: str) -> None:
     assert len(text.splitlines()) <= LINES
     made = [one for one in ast.walk(ast.parse(text)) if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert not [one.name for one in made if (one.end_lineno or 0) - one.lineno >= BODY]
+
+
+def test_a_public_name_has_one_meaning() -> None:
+    homes: dict[str, set[str]] = {}
+    for name, file in MODULES.items():
+        made = [one for one in ast.parse(file.read_text()).body if isinstance(one, NAMED) and one.name[0] != "_"]
+        for one in made:
+            homes.setdefault(one.name, set()).add(name)
+    twice = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
+    unknown = {name: found for name, found in twice.items() if name not in SHARED_NAMES}
+    assert not unknown, f"give all but one a second word that says what it is: {unknown}"
+    assert set(twice) == set(SHARED_NAMES), "no longer shared: take it out of SHARED_NAMES"
 
 
 def test_the_table_for_people_names_every_room() -> None:

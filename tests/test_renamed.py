@@ -16,7 +16,7 @@ from ekd.distill.fence import config_of
 from ekd.eval.answers import kept_file
 from ekd.export.formats import finished_run, sampling
 from ekd.method import method_of
-from ekd.models.checkpoint import check_run
+from ekd.models.checkpoint import check_same_run
 from ekd.models.load import load_model, load_tokenizer
 from ekd.models.source import home
 from ekd.renamed import CHOICES, KEYS, current_key, current_run, current_word
@@ -96,12 +96,12 @@ def test_the_teacher_of_a_run_of_before_traces_again(old):
 
 
 def test_a_checkpoint_of_before_goes_on():
-    check_run(Path("x.ckpt"), {"student.hard_rows": "end"}, {"student.unmatched": "end"})
+    check_same_run(Path("x.ckpt"), {"student.hard_rows": "end"}, {"student.unmatched": "end"})
     made = {key: OmegaConf.load(CONF / "student" / "default.yaml")["_target_"] for key in ["student._target_"]}
     for before in ("ekd.student.Student", "ekd.distill.student.Student"):
-        check_run(Path("x.ckpt"), {"student._target_": before}, made)
+        check_same_run(Path("x.ckpt"), {"student._target_": before}, made)
     with pytest.raises(ValueError, match=r"student\.unmatched is 'all' there, 'end' here"):
-        check_run(Path("x.ckpt"), {"student.hard_rows": "all"}, {"student.unmatched": "end"})
+        check_same_run(Path("x.ckpt"), {"student.hard_rows": "all"}, {"student.unmatched": "end"})
 
 
 def test_answers_that_version_0_1_kept_are_found():

@@ -40,7 +40,7 @@ class Mean(Dataset[Trace]):
 
     def __getitem__(self, key: str) -> Trace:
         kept = zip(self.stores, self.places[key], strict=True)
-        return mean([store[own] for store, own in kept], drawn=self.stores[0].layout.draws > 0)
+        return mean_trace([store[own] for store, own in kept], drawn=self.stores[0].layout.draws > 0)
 
 
 def text_of(trace: Trace) -> Text:
@@ -56,7 +56,7 @@ class Coarse(NamedTuple):
     entropy: np.ndarray  # (n,) on these categories; 0 where it does not know the row
 
 
-def mean(traces: Sequence[Trace], *, drawn: bool) -> Trace:
+def mean_trace(traces: Sequence[Trace], *, drawn: bool) -> Trace:
     """p(j) = sum_i p_i(j) / N over the teachers i that know a row, for the ids j that all of these name.
 
     What only some of them name is in the tail, where each has it or a part of it: so the mean is exact on the
@@ -67,7 +67,7 @@ def mean(traces: Sequence[Trace], *, drawn: bool) -> Trace:
     first, n = traces[0], len(traces[0].response_ids)
     know = np.sum([t.valid for t in traces], 0)  # (n,) teachers that know a row
     width = 1 + max(int(t.ids.max(initial=0)) for t in traces)
-    cells = shared([places(t, width)[t.valid[rows_of(t)]] for t in traces], know, width, drawn=drawn)
+    cells = shared_places([flat_places(t, width)[t.valid[rows_of(t)]] for t in traces], know, width, drawn=drawn)
     parts = [coarse(t, cells, width) for t in traces]
     row, among = cells // width, np.maximum(know, 1)
     p = np.sum([np.bincount(part.cell, part.p, len(cells)) for part in parts], 0) / among[row]
@@ -100,20 +100,20 @@ def rows_of(trace: Trace) -> np.ndarray:
     return np.repeat(np.arange(len(trace.counts)), trace.counts)
 
 
-def places(trace: Trace, width: int) -> np.ndarray:
+def flat_places(trace: Trace, width: int) -> np.ndarray:
     """(sum counts,) row * width + id, a number for each row's id."""
     found: np.ndarray = rows_of(trace) * width + trace.ids
     return found
 
 
-def shared(some: Sequence[np.ndarray], know: np.ndarray, width: int, *, drawn: bool) -> np.ndarray:
+def shared_places(some: Sequence[np.ndarray], know: np.ndarray, width: int, *, drawn: bool) -> np.ndarray:
     """Ascending places that all teachers name who know the row; drawn: that any does."""
     cells, named = np.unique(np.concatenate(some), return_counts=True)
     return cells if drawn else cells[named == know[cells // width]]
 
 
 def coarse(trace: Trace, cells: np.ndarray, width: int) -> Coarse:
-    row, place, n = rows_of(trace), places(trace, width), len(trace.counts)
+    row, place, n = rows_of(trace), flat_places(trace, width), len(trace.counts)
     p = np.where(trace.valid[row], np.exp(trace.logprobs.astype(np.float64)), 0)
     kept = np.isin(place, cells) & trace.valid[row]
     # added up, not 1 less the others: that would be noise where these hold nearly all

@@ -44,7 +44,7 @@ class RandomSamples:
     seed: int
 
     def __post_init__(self) -> None:
-        check_percent(self.percent)
+        check_samples_percent(self.percent)
 
     def keep(self, store: Store, keys: Sequence[str]) -> list[str]:
         """-> the kept keys, in the order given."""
@@ -78,7 +78,7 @@ class TopSamples:
     head_mb: float
 
     def __post_init__(self) -> None:
-        check_percent(self.percent)
+        check_samples_percent(self.percent)
         if isinstance(self.by, nn.Module):
             raise ValueError(
                 f"data.samples.by={self.by} learns while it runs and knows nothing before training; take another "
@@ -100,18 +100,18 @@ class TopSamples:
         """The mean score of each trace, from the cache where it is there; -inf for one without a teacher's row."""
         made_by = self.made_by()
         places = files(store, made_by)
-        scores = {key: score for file in places if file.exists() for key, score in kept(file).items()}
+        scores = {key: score for file in places if file.exists() for key, score in kept_scores(file).items()}
         missing = [key for key in keys if key not in scores]
         saved = monotonic()
         try:
             for key, score in self.score(store, missing) if missing else ():
                 scores[key] = score
                 if monotonic() - saved > SAVE_SECONDS:
-                    save(places, made_by, scores)
+                    save_scores(places, made_by, scores)
                     saved = monotonic()
         finally:
             if missing:
-                save(places, made_by, scores)
+                save_scores(places, made_by, scores)
         return scores
 
     @property
@@ -131,7 +131,7 @@ class TopSamples:
             _, rows = read_batch(model, collate([traces[i] for i in indices]), budget_mb=self.head_mb)
             rows = matched(rows)
             for place, index in enumerate(indices):
-                yield keys[index], mean(self.by, rows_where(rows, rows.sequence == place))
+                yield keys[index], mean_score(self.by, rows_where(rows, rows.sequence == place))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ class CorrectSamples:
         return right if self.then is None else self.then.keep(store, right)
 
 
-def check_percent(percent: float) -> None:
+def check_samples_percent(percent: float) -> None:
     if not 0 < percent <= 100:
         raise ValueError(f"data.samples.percent is above 0 and at most 100, not {percent}; data/samples=null keeps all")
 
@@ -177,7 +177,7 @@ def first(keys: Sequence[str], ranked: Sequence[str], percent: float) -> list[st
     return [key for key in keys if key in kept]
 
 
-def mean(signal: Signal, rows: Rows) -> float:
+def mean_score(signal: Signal, rows: Rows) -> float:
     if not len(rows.valid):
         return -math.inf
     score = float(signal(rows).double().mean())
@@ -195,7 +195,7 @@ def files(store: Store, made_by: dict[str, Any]) -> tuple[Path, Path]:
     return store.path / "scores" / f"{beside}.json", home() / "scores" / f"{apart}.json"
 
 
-def kept(file: Path) -> dict[str, float]:
+def kept_scores(file: Path) -> dict[str, float]:
     try:
         scores = read_json(file).get("scores")
         if not isinstance(scores, dict) or not all(type(s) is float and not math.isnan(s) for s in scores.values()):
@@ -205,7 +205,7 @@ def kept(file: Path) -> dict[str, float]:
     return scores
 
 
-def save(places: Sequence[Path], made_by: dict[str, Any], scores: dict[str, float]) -> None:
+def save_scores(places: Sequence[Path], made_by: dict[str, Any], scores: dict[str, float]) -> None:
     """In the first place that can be written."""
     refused: list[str] = []
     for file in places:

@@ -10,7 +10,7 @@ from random import Random
 from ekd.dataset import many_steps, one_step
 from ekd.dataset.grading import grade
 from ekd.dataset.splits import check_split, percentile
-from ekd.dataset.wording import LEVELS, Draft
+from ekd.dataset.wording import LEVELS, ProblemDraft
 from ekd.types import Problem, Verdict
 
 _ONE = (
@@ -32,7 +32,7 @@ _MANY = (
     many_steps.average,
     many_steps.packing,
 )
-KINDS: dict[str, Callable[[Random, int], Draft]] = {kind.__name__: kind for kind in (*_ONE, *_MANY)}
+KINDS: dict[str, Callable[[Random, int], ProblemDraft]] = {kind.__name__: kind for kind in (*_ONE, *_MANY)}
 _SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}  # percent of all sums that a split may pose
 
 
@@ -91,7 +91,7 @@ class Arithmetic:
             f"kinds {self.kinds or 'all'}, not {self._count(split)}: ask for fewer, or add kinds or levels"
         )
 
-    def _draws(self, split: str) -> Iterator[tuple[str, Draft]]:
+    def _draws(self, split: str) -> Iterator[tuple[str, ProblemDraft]]:
         """Without end: the drafts that belong to this split, kinds and levels in turn."""
         rng = Random(f"ekd arithmetic {self.seed} {split}")
         for level, kind in cycle(product(sorted(set(self.levels)), self.kinds or KINDS)):
@@ -99,11 +99,11 @@ class Arithmetic:
             yield kind, next(draft for draft in drafts if _belongs(kind, draft, split))
 
 
-def _belongs(kind: str, draft: Draft, split: str) -> bool:
+def _belongs(kind: str, draft: ProblemDraft, split: str) -> bool:
     low, high = _SHARE[split]
     return low <= percentile(f"{kind} {sorted(draft.numbers)}") < high
 
 
-def _problem(name: str, draft: Draft) -> Problem:
+def _problem(name: str, draft: ProblemDraft) -> Problem:
     solution = f"{draft.steps}\nThe answer is \\boxed{{{draft.answer}}}."
     return Problem(f"arithmetic-{name}", draft.question, str(draft.answer), solution)

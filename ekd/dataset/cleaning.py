@@ -163,7 +163,7 @@ def unstyled(text: str) -> str:
     return _SWITCHES.sub(" ", "".join(pieces) + text[end:])
 
 
-def visible(text: str) -> str:
+def without_layout(text: str) -> str:
     r"""Without \left, \right, \big, \tag{1}, a leading \therefore: they change the look alone."""
     return _INVISIBLE.sub("", text)
 
@@ -229,7 +229,7 @@ STEPS: tuple[Callable[[str], str], ...] = (
     halved_backslashes,
     untagged,
     unstyled,
-    visible,
+    without_layout,
     fractions,
     degrees,
     without_currency,

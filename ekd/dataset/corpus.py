@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ekd.dataset.lines import Record, checked_unicode, distinct_names, read_problems, text
-from ekd.dataset.splits import SPLITS, asked_once, carve, check_percent, check_split, without
+from ekd.dataset.splits import SPLITS, asked_once, carve, check_split, check_split_percent, without
 from ekd.types import Problem, Verdict
 
 LINES = (".jsonl", ".ndjson")
@@ -37,7 +37,7 @@ class Corpus:
     separator: str | None
 
     def __post_init__(self) -> None:
-        check_percent("val_percent", self.val_percent)
+        check_split_percent("val_percent", self.val_percent)
         if self.documents < 1:
             raise ValueError(f"dataset.documents (of the hub's stream) is 1 or more, not {self.documents}")
         if self.hub and self.train:

@@ -20,7 +20,7 @@ import re
 
 from ekd.dataset.cleaning import clean
 from ekd.dataset.equality import LONGEST_ANSWER, same, value_part
-from ekd.dataset.latex import Span, boxed
+from ekd.dataset.latex import BoxSpan, boxed
 from ekd.dataset.number import equal, read_number
 from ekd.types import Verdict
 
@@ -76,7 +76,7 @@ def _extract(text: str) -> str:
 
 def _boxes(text: str) -> str:
     """The last box, or the list that the last boxes are together."""
-    last: list[Span] = []
+    last: list[BoxSpan] = []
     for span in reversed(boxed(text)):
         if last and (len(last) == MOST_BOXES or not _joined(text, span, last[0])):
             break
@@ -86,7 +86,7 @@ def _boxes(text: str) -> str:
     return ", ".join(contents[-1:] if _one_value(contents) else contents)
 
 
-def _joined(text: str, left: Span, right: Span) -> bool:
+def _joined(text: str, left: BoxSpan, right: BoxSpan) -> bool:
     between = text[left.end : right.start]
     return len(between) <= 60 and _TOGETHER.fullmatch(between) is not None
 
@@ -141,7 +141,7 @@ def _from_sentence(sentence: str) -> str:
 
 def _maths(sentence: str) -> str:
     """The first formula of a sentence, or the list that the first formulas are together: "$5$ or $6$"."""
-    spans = [Span(m.start(), m.end(), (m[1] or m[2]).strip()) for m in _MATH.finditer(sentence)]
+    spans = [BoxSpan(m.start(), m.end(), (m[1] or m[2]).strip()) for m in _MATH.finditer(sentence)]
     if not spans or _OTHER_THAN.search(sentence[: spans[0].start]):
         return ""
     found = spans[:1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from ekd.dataset.grading import grade
 from ekd.dataset.hub import load_rows
 from ekd.dataset.lines import Record, read_problems, text
-from ekd.dataset.splits import SPLITS, carve, check_percent, check_split
+from ekd.dataset.splits import SPLITS, carve, check_split, check_split_percent
 from ekd.types import Problem, Verdict
 
 
@@ -23,7 +23,7 @@ class Gsm8k:
     val_percent: float
 
     def __post_init__(self) -> None:
-        check_percent("val_percent", self.val_percent)
+        check_split_percent("val_percent", self.val_percent)
 
     def problems(self, split: str) -> list[Problem]:
         check_split("gsm8k", split, SPLITS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ekd.dataset.grading import extract, grade
 from ekd.dataset.lines import Record, text
-from ekd.dataset.splits import SPLITS, asked_once, carve, check_percent, check_split, without
+from ekd.dataset.splits import SPLITS, asked_once, carve, check_split, check_split_percent, without
 from ekd.types import Problem, Verdict
 
 
@@ -32,7 +32,7 @@ class Hub:
     solution_column: str | None
 
     def __post_init__(self) -> None:
-        check_percent("val_percent", self.val_percent)
+        check_split_percent("val_percent", self.val_percent)
         if not self.answer_column and not self.solution_column:
             raise ValueError("answer_column and solution_column are both null; name the column that holds the answer")
         if not any((self.train, self.val, self.test)):

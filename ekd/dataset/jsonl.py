@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ekd.dataset.grading import grade
 from ekd.dataset.lines import Record, distinct_names, read_problems, text
-from ekd.dataset.splits import SPLITS, asked_once, carve, check_percent, check_split, question_key
+from ekd.dataset.splits import SPLITS, asked_once, carve, check_split, check_split_percent, question_key
 from ekd.types import Problem, Verdict
 
 Paths = str | list[str] | None
@@ -33,7 +33,7 @@ class Jsonl:
     id: str
 
     def __post_init__(self) -> None:
-        check_percent("val_percent", self.val_percent)
+        check_split_percent("val_percent", self.val_percent)
         if not self._has():
             raise ValueError(
                 "dataset jsonl was given no file: set dataset.train, dataset.val or dataset.test to a path or a list"

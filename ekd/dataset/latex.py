@@ -9,18 +9,18 @@ _BOX_MARK = re.compile(r"\\{1,2}(?:boxed|fbox)\s{0,3}\{|\\{1,2}boxed\s{1,3}(?P<w
 _BOX_NAME = re.compile(r"\\{1,2}(?:boxed|fbox)")
 
 
-class Span(NamedTuple):
+class BoxSpan(NamedTuple):
     start: int  # of the box with its command, in the text
     end: int
     content: str
 
 
-def boxed(text: str) -> list[Span]:
+def boxed(text: str) -> list[BoxSpan]:
     r"""Every finished \boxed{...} or \fbox{...} in order. Braces may nest; of nested boxes, the inner.
 
     One pass, whatever the text. A box longer than 2,000 characters is not an answer and is left out.
     """
-    spans: list[Span] = []
+    spans: list[BoxSpan] = []
     open_groups: list[tuple[int, int, bool]] = []  # begin, begin of its content, whether a box without a box inside
     for match in _BOX_MARK.finditer(text):
         mark = match.group()
@@ -29,13 +29,13 @@ def boxed(text: str) -> list[Span]:
             if mark.endswith("{"):
                 open_groups.append((match.start(), match.end(), True))
             else:
-                spans.append(Span(match.start(), match.end(), match["word"]))
+                spans.append(BoxSpan(match.start(), match.end(), match["word"]))
         elif mark == "{":
             open_groups.append((match.start(), match.end(), False))
         elif mark == "}" and open_groups:
             start, inner, is_box = open_groups.pop()
             if is_box and match.start() - inner <= 2000:
-                spans.append(Span(start, match.end(), text[inner : match.start()]))
+                spans.append(BoxSpan(start, match.end(), text[inner : match.start()]))
     return spans
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from ekd.dataset.wording import NAMES, THINGS, Draft, amount, draft, factor, share_of_level, small
+from ekd.dataset.wording import NAMES, THINGS, ProblemDraft, amount, draft, factor, share_of_level, small_number
 
 
-def two_step(rng: Random, level: int) -> Draft:
+def two_step(rng: Random, level: int) -> ProblemDraft:
     a, b = amount(rng, level), amount(rng, level)
     c = rng.randint(2, a + b - 1)
     (who, other), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
@@ -30,7 +30,7 @@ def two_step(rng: Random, level: int) -> Draft:
     )
 
 
-def comparison(rng: Random, level: int) -> Draft:
+def comparison(rng: Random, level: int) -> ProblemDraft:
     a, k = amount(rng, level), rng.randint(2, 5)
     (who, other), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
     times = "twice" if k == 2 else f"{k} times"
@@ -50,7 +50,7 @@ def comparison(rng: Random, level: int) -> Draft:
     )
 
 
-def half(rng: Random, level: int) -> Draft:
+def half(rng: Random, level: int) -> ProblemDraft:
     b = amount(rng, level)
     a, who, thing = 2 * b, rng.choice(NAMES), rng.choice(THINGS)
     return draft(
@@ -68,8 +68,8 @@ def half(rng: Random, level: int) -> Draft:
     )
 
 
-def change(rng: Random, level: int) -> Draft:
-    price, n = factor(rng, level), small(rng)
+def change(rng: Random, level: int) -> ProblemDraft:
+    price, n = factor(rng, level), small_number(rng)
     cost = price * n
     paid = (cost // 10 + rng.randint(1, 2)) * 10
     who, thing = rng.choice(NAMES), rng.choice(["notebooks", "pens", "mugs", "candles", "plants", "maps"])
@@ -85,7 +85,7 @@ def change(rng: Random, level: int) -> Draft:
     )
 
 
-def discount(rng: Random, level: int) -> Draft:
+def discount(rng: Random, level: int) -> ProblemDraft:
     price, p = factor(rng, level) * 20, share_of_level(rng, level)
     part, item = price * p // 100, rng.choice(["coat", "lamp", "bicycle", "camera", "table", "tent"])
     return draft(
@@ -100,8 +100,8 @@ def discount(rng: Random, level: int) -> Draft:
     )
 
 
-def wages(rng: Random, level: int) -> Draft:
-    pay, hours, days = factor(rng, level) + 5, small(rng), rng.randint(2, 6)
+def wages(rng: Random, level: int) -> ProblemDraft:
+    pay, hours, days = factor(rng, level) + 5, small_number(rng), rng.randint(2, 6)
     day, who = pay * hours, rng.choice(NAMES)
     return draft(
         rng,
@@ -116,7 +116,7 @@ def wages(rng: Random, level: int) -> Draft:
     )
 
 
-def average(rng: Random, level: int) -> Draft:
+def average(rng: Random, level: int) -> ProblemDraft:
     mean = amount(rng, level) + 3
     a, b = mean + rng.randint(-3, 3), mean + rng.randint(-3, 3)
     c, who = 3 * mean - a - b, rng.choice(NAMES)
@@ -132,8 +132,8 @@ def average(rng: Random, level: int) -> Draft:
     )
 
 
-def packing(rng: Random, level: int) -> Draft:
-    trays, each, size = small(rng), factor(rng, level) + 4, small(rng)
+def packing(rng: Random, level: int) -> ProblemDraft:
+    trays, each, size = small_number(rng), factor(rng, level) + 4, small_number(rng)
     made = trays * each
     boxes = rng.randint(1, (made - 2) // size)
     kept = boxes * size

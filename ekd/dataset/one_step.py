@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from ekd.dataset.wording import NAMES, THINGS, Draft, amount, draft, factor, share_of_level, small
+from ekd.dataset.wording import NAMES, THINGS, ProblemDraft, amount, draft, factor, share_of_level, small_number
 
 
-def addition(rng: Random, level: int) -> Draft:
+def addition(rng: Random, level: int) -> ProblemDraft:
     a, b = amount(rng, level), amount(rng, level)
     (who, other), thing, shop = rng.sample(NAMES, 2), rng.choice(THINGS), rng.choice(["shop", "stall", "kiosk"])
     total = f"{a} + {b} = {a + b}"
@@ -31,7 +31,7 @@ def addition(rng: Random, level: int) -> Draft:
     )
 
 
-def subtraction(rng: Random, level: int) -> Draft:
+def subtraction(rng: Random, level: int) -> ProblemDraft:
     left, b = amount(rng, level), amount(rng, level)
     a = left + b
     (who, other), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
@@ -56,8 +56,8 @@ def subtraction(rng: Random, level: int) -> Draft:
     )
 
 
-def multiplication(rng: Random, level: int) -> Draft:
-    a, b = factor(rng, level), small(rng)
+def multiplication(rng: Random, level: int) -> ProblemDraft:
+    a, b = factor(rng, level), small_number(rng)
     who, thing, box = rng.choice(NAMES), rng.choice(THINGS), rng.choice(["boxes", "bags", "packs", "baskets"])
     product = f"{b} * {a} = {a * b}"
     return draft(
@@ -79,8 +79,8 @@ def multiplication(rng: Random, level: int) -> Draft:
     )
 
 
-def division(rng: Random, level: int) -> Draft:
-    each, b = factor(rng, level), small(rng)
+def division(rng: Random, level: int) -> ProblemDraft:
+    each, b = factor(rng, level), small_number(rng)
     a = each * b
     who, thing = rng.choice(NAMES), rng.choice(THINGS)
     quotient = f"{a} / {b} = {each}"
@@ -99,7 +99,7 @@ def division(rng: Random, level: int) -> Draft:
     )
 
 
-def percent(rng: Random, level: int) -> Draft:
+def percent(rng: Random, level: int) -> ProblemDraft:
     whole, p = factor(rng, level) * 20, share_of_level(rng, level)
     part, who, thing = whole * p // 100, rng.choice(NAMES), rng.choice(THINGS)
     found = f"{p}% of {whole} is {whole} * {p} / 100 = {part}"
@@ -118,7 +118,7 @@ def percent(rng: Random, level: int) -> Draft:
     )
 
 
-def distance(rng: Random, level: int) -> Draft:
+def distance(rng: Random, level: int) -> ProblemDraft:
     speed, hours = factor(rng, level) + 10, rng.randint(2, 4 + 3 * level)
     way, what = speed * hours, rng.choice(["boat", "bus", "train", "ship"])
     return draft(
@@ -132,7 +132,7 @@ def distance(rng: Random, level: int) -> Draft:
     )
 
 
-def duration(rng: Random, level: int) -> Draft:
+def duration(rng: Random, level: int) -> ProblemDraft:
     speed, minutes = factor(rng, level) + 3, rng.randint(2, 4 + 3 * level)
     pages, who = speed * minutes, rng.choice(NAMES)
     return draft(

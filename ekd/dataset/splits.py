@@ -22,7 +22,7 @@ def check_split(name: str, split: str, has: Collection[str]) -> None:
         raise NoSplit(f"dataset {name} has no split {split!r}; it has: {', '.join(has)}{way}")
 
 
-def check_percent(name: str, value: float) -> None:
+def check_split_percent(name: str, value: float) -> None:
     if not 0 <= value < 100:
         raise ValueError(f"{name} is {value}; it must be at least 0 and less than 100 percent of the training problems")
 

@@ -26,7 +26,7 @@ _FACTOR = {1: (2, 9), 2: (4, 20), 3: (12, 60)}  # what is multiplied or shared
 _AMOUNT = {1: (3, 20), 2: (15, 99), 3: (120, 950)}  # what is counted, added and taken away
 
 
-class Draft(NamedTuple):
+class ProblemDraft(NamedTuple):
     numbers: tuple[int, ...]  # what decides the sum; two drafts of one kind with the same numbers are the same problem
     question: str
     steps: str  # ends with the sentence that answers the question
@@ -41,7 +41,7 @@ def factor(rng: Random, level: int) -> int:
     return rng.randint(*_FACTOR[level])
 
 
-def small(rng: Random) -> int:
+def small_number(rng: Random) -> int:
     return rng.randint(2, 9)
 
 
@@ -50,5 +50,5 @@ def share_of_level(rng: Random, level: int) -> int:
     return rng.choice([10, 20, 25, 50] if level == 1 else [5, 10, 15, 20, 25, 30, 40, 60, 75])
 
 
-def draft(rng: Random, numbers: tuple[int, ...], answer: int, *wordings: tuple[str, str]) -> Draft:
-    return Draft(numbers, *rng.choice(wordings), answer)
+def draft(rng: Random, numbers: tuple[int, ...], answer: int, *wordings: tuple[str, str]) -> ProblemDraft:
+    return ProblemDraft(numbers, *rng.choice(wordings), answer)

@@ -53,10 +53,10 @@ class Diagnostics(nn.Module):
         self._mean("share", chosen)
         self._mean("mass/teacher", 1 - rows.teacher_logprobs[:, -1].exp())
         self._mean("mass/student", 1 - rows.student.log_q[:, -1].exp())
-        teacher = place(rows.teacher_entropy, rows)
+        teacher = place_in_sequence(rows.teacher_entropy, rows)
         for name, where in (
             ("teacher_top20", teacher >= 1 - TOP),
-            ("student_top20", place(rows.student.entropy, rows) >= 1 - TOP),
+            ("student_top20", place_in_sequence(rows.student.entropy, rows) >= 1 - TOP),
             ("random20", torch.rand(len(chosen), generator=torch.Generator().manual_seed(0)).to(teacher) < TOP),
         ):
             self._mean(f"overlap/{name}", where[chosen])
@@ -119,7 +119,7 @@ def closes(token: str) -> bool:
     return re.search(r"[.!?:]\s*$|\n", token) is not None
 
 
-def place(score: Tensor, rows: Rows) -> Tensor:
+def place_in_sequence(score: Tensor, rows: Rows) -> Tensor:
     """(R,) each row's place in its sequence by rising score, 0 <= place < 1; ties by position."""
     runs = segments(rows.sequence)
     return rank(score, runs, descending=False) / runs.size[runs.member]

@@ -48,10 +48,10 @@ def config_of(run: Path) -> dict[str, Any]:
     """The config in run.json. Raises ValueError, one sentence, for links in the run and for what no run wrote."""
     if not (run / "run.json").is_file():
         raise ValueError(f"run={run} is not a training run (no {run / 'run.json'}); give the folder that it printed")
-    return part_of(run, "run.json", "config")
+    return run_part(run, "run.json", "config")
 
 
-def part_of(run: Path, name: str, part: str) -> dict[str, Any]:
+def run_part(run: Path, name: str, part: str) -> dict[str, Any]:
     """A part of one of the run's JSON files."""
     check_run(run)
     found = current_run(read_json(run / name))

@@ -19,7 +19,7 @@ from ekd.distill.guard import check_kl, check_step, gradient_norm
 from ekd.distill.schedule import set_rate
 from ekd.distill.settings import Build, Objective, Pace
 from ekd.distill.tally import count_batch
-from ekd.models.checkpoint import about, restore
+from ekd.models.checkpoint import about_checkpoint, restore
 from ekd.models.head import Head, check_head, distill, head_of
 from ekd.models.load import check_borders
 from ekd.models.reader import agreement, divergence, matched_with_student, response_hidden, with_student
@@ -51,7 +51,8 @@ class Student(L.LightningModule):
                 f"student.quantize={spec.quantize} freezes the weights, so something else has to learn: student=qlora"
             )
         self.spec, self.build, self.objective, self.pace = spec, build, objective, pace
-        self.start = None if build.start is None else about(Path(build.start))  # of which weights; kept in checkpoints
+        # Of which weights; kept in checkpoints.
+        self.start = None if build.start is None else about_checkpoint(Path(build.start))
         self.strict_loading = build.lora is None  # else checkpoints hold the adapters alone
         self.signal, self.selector, self.loss = signal, selector, loss
         self.model: PreTrainedModel | None = None

@@ -67,7 +67,7 @@ class Checkpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         checkpoint = load(Path(path))
-        check_run(Path(path), checkpoint.get(RUN), self.run)
+        check_same_run(Path(path), checkpoint.get(RUN), self.run)
         if 0 <= self.max_steps < checkpoint["global_step"]:
             raise ValueError(
                 f"ckpt={path} is of step {checkpoint['global_step']}, beyond trainer.max_steps={self.max_steps}: "
@@ -76,7 +76,7 @@ class Checkpoints(TorchCheckpointIO):
         return checkpoint
 
 
-def check_run(path: Path, there: Any, here: dict[str, Any]) -> None:
+def check_same_run(path: Path, there: Any, here: dict[str, Any]) -> None:
     """Raises ValueError, which names both sides of what differs."""
     if not isinstance(there, dict):
         raise ValueError(f"ckpt={path} does not say which run it is of; take its weights alone with ckpt_from={path}")
@@ -138,7 +138,7 @@ def is_whole(path: Path) -> bool:
     return comment == MARK + digest(path, size).encode()
 
 
-def about(path: Path) -> dict[str, str]:
+def about_checkpoint(path: Path) -> dict[str, str]:
     """Of a checkpoint that was checked: which file, and what was in it."""
     with path.open("rb") as file:
         file.seek(-64, os.SEEK_END)

@@ -103,7 +103,7 @@ def blocks(chunk: Tensor) -> Iterator[slice]:
         yield slice(i, i + max(1, rows))
 
 
-def fill(ids: Tensor) -> Tensor:
+def fill_absent(ids: Tensor) -> Tensor:
     """ids (n, K) with each -1 replaced by its row's first id, so that they can index."""
     return torch.where(ids < 0, ids[:, :1], ids)
 
@@ -132,7 +132,7 @@ def finish(part: Product, pool: Pool) -> Tensor:
 def split(part: Product, pool: Pool, ids: Tensor, temperatures: tuple[float, ...]) -> list[Split]:
     """The softmax of a chunk at each temperature, the last of which is made in place."""
     multiply(part, pool.product)
-    safe, n = fill(ids), len(ids)
+    safe, n = fill_absent(ids), len(ids)
     splits = [Split(e, e.new_empty(n, 1), e.new_empty(n, 1), e.new_empty(ids.shape)) for e in pool.exps]
     for b in blocks(pool.exps[-1]):
         z = finish(part, pool.rows(b))
@@ -155,13 +155,13 @@ def gradient(splits: list[Split], gs: list[Tensor], temperatures: tuple[float, .
     tails = [s.e.mul_(g[:, -1:] / rest) for s, g, rest in zip(splits, gs, rests, strict=True)]
     known = torch.stack(gs).sum(0)[:, :-1]
     dz = tails[-1] if len(tails) == 1 else tails[-1].add_(tails[0])
-    dz.scatter_(1, fill(ids), torch.where(ids < 0, known[:, :1], known))
+    dz.scatter_(1, fill_absent(ids), torch.where(ids < 0, known[:, :1], known))
     if pool.slope is not None:
         dz.mul_(pool.slope)
     return dz if dz.dtype == pool.product.dtype else pool.product.copy_(dz)
 
 
-class View(NamedTuple):
+class ChunkView(NamedTuple):
     """A chunk at temperature 1 for those who only look."""
 
     split: Split  # its `e` is used up
@@ -169,12 +169,12 @@ class View(NamedTuple):
     highest: Tensor  # (n, 1) the tail's most likely id
 
 
-def split_view(part: Product, pool: Pool, ids: Tensor) -> View:
+def split_view(part: Product, pool: Pool, ids: Tensor) -> ChunkView:
     """What `split` does, and a little more, with nothing left to take a gradient of."""
     multiply(part, pool.product)
-    safe, z = fill(ids), pool.exps[-1]
+    safe, z = fill_absent(ids), pool.exps[-1]
     s = Split(z, z.new_empty(len(z), 1), z.new_empty(len(z), 1), z.new_empty(ids.shape))
-    view = View(s, torch.empty_like(s.top), ids.new_empty(len(z), 1))
+    view = ChunkView(s, torch.empty_like(s.top), ids.new_empty(len(z), 1))
     for b in blocks(z):
         z = finish(part, pool.rows(b))
         s.known[b] = z.gather(1, safe[b])

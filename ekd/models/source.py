@@ -28,7 +28,7 @@ def home() -> Path:
     return Path(os.environ.get("EKD_HOME") or Path.home() / ".cache" / "ekd")
 
 
-def identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]:
+def model_identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]:
     """What decides the numbers that a model gives: rows of its head, and the hub's commit or a digest of all bytes."""
     if is_tiny(name):
         return {"vocab": tiny_config().vocab_size, "revision": name}
@@ -39,7 +39,7 @@ def identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]
     vocab = config.get_text_config().vocab_size
     if not Path(place).is_dir():
         return {"vocab": vocab, "revision": str(config._commit_hash)}
-    under = str(identity(base, trust_remote_code)["revision"]) if base else ""
+    under = str(model_identity(base, trust_remote_code)["revision"]) if base else ""
     return {"vocab": vocab, "revision": _digest(Path(place), under)}
 
 

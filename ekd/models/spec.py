@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ekd.models.load import check_layers, end_ids, load_model, load_tokenizer, pick_device, skeleton
-from ekd.models.source import identity
+from ekd.models.source import model_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class ModelSpec:
         return load_tokenizer(self.model, trust_remote_code=self.trust_remote_code)
 
     def identity(self) -> dict[str, str | int]:
-        return identity(self.model, self.trust_remote_code)
+        return model_identity(self.model, self.trust_remote_code)
 
     def origin(self) -> dict[str, Any]:
         """What decides the numbers that the loaded model gives: not where it runs, or how it attends."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ekd.models.ranks import total
-from ekd.signal.view import kl, log_p, log_q, student_ce, teacher_ce
+from ekd.models.rows import kl
+from ekd.signal.view import log_p, log_q, student_ce, teacher_ce
 from ekd.types import Rows
 
 FEATURES = 6

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ekd.signal.view import kl, log_p, log_q
+from ekd.models.rows import kl
+from ekd.signal.view import log_p, log_q
 from ekd.types import Rows
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ekd.signal.view import jsd, kl, log_p, log_q, uncertainty
+from ekd.models.rows import kl
+from ekd.signal.view import jsd, log_p, log_q, uncertainty
 from ekd.types import Rows
 
 

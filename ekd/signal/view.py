@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ekd.models.logits import EMPTY
+from ekd.models.rows import kl
 from ekd.types import Rows, Stats
 
 
@@ -36,11 +37,6 @@ def teacher_ce(rows: Rows) -> Tensor:
 def student_ce(rows: Rows) -> Tensor:
     """(R,) -ln q(y), nats."""
     return -log_q(rows)[:, 0]
-
-
-def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """(R, K+1), (R, K+1) -> KL(a, b) (R,) nats."""
-    return (log_a.exp() * (log_a - log_b)).sum(-1)
 
 
 def jsd(log_a: Tensor, log_b: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from ekd.teacher.wire.ollama_server import (
     Strict,
     check_answer,
     check_whole,
-    clear_errors,
+    clear_ollama_errors,
     entry_of,
     joined,
     pull,
@@ -147,7 +147,7 @@ class Ollama(Remote):
 
     async def _meet(self, server: OllamaServer) -> tuple[str, ollama.GenerateResponse]:
         """The model's digest, and what it says to PROBE."""
-        async with clear_errors(server.url, self.timeout):
+        async with clear_ollama_errors(server.url, self.timeout):
             digest = await wait_for(self._digest(server), self.timeout)
             if digest is None and self.pull:
                 await pull(server.client, self.model)
@@ -217,7 +217,7 @@ class Ollama(Remote):
     ) -> ollama.GenerateResponse:
         options = self._options(seed, tokens)
         call = {"raw": True, "logprobs": True, "top_logprobs": TOP, "options": options, **more}
-        async with clear_errors(server.url, self.timeout):
+        async with clear_ollama_errors(server.url, self.timeout):
             if not self.stream:
                 return await wait_for(server.client.generate(self.model, prompt, **call), self.timeout)
             return joined(await wait_for(self._stream(server, prompt, call), self.timeout))
@@ -226,7 +226,7 @@ class Ollama(Remote):
         """The server renders the messages itself, by the template of its model."""
         options = self._options(request.seed, self.max_new_tokens)
         call: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP, "options": options}
-        async with clear_errors(server.url, self.timeout):
+        async with clear_ollama_errors(server.url, self.timeout):
             if not self.stream:
                 said = await wait_for(server.client.chat(self.model, request.messages, **call), self.timeout)
                 return as_generated(said)

@@ -14,7 +14,7 @@ from ekd.translate.reading import Reader
 from ekd.translate.said import Said
 from ekd.translate.spelling import Spelling
 from ekd.translate.translation import KINDS, Translation, reader_of, translate, translate_said
-from ekd.translate.whole import Table, Whole, table_of
+from ekd.translate.whole import Whole, WordTable, table_of
 from ekd.types import Failure, Request, Teacher, Trace
 
 ALIGN = ("auto", "same", "bytes")
@@ -132,6 +132,6 @@ class Bridge:
         return reader_of(self.teacher, self.student)
 
     @cached_property
-    def _table(self) -> Table:
+    def _table(self) -> WordTable:
         assert self.teacher is not None
         return table_of(self.teacher, self._reader)

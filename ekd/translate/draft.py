@@ -58,7 +58,7 @@ def cut(counts: np.ndarray, ids: np.ndarray, mass: np.ndarray, share: float, mos
     return np.bincount(row[kept], minlength=len(counts)), ids[kept], mass[kept], lost
 
 
-def to_trace(trace: Trace, prompt_ids: np.ndarray, draft: Draft, share: float = 1.0, most: int = 1 << 30) -> Trace:
+def draft_trace(trace: Trace, prompt_ids: np.ndarray, draft: Draft, share: float = 1.0, most: int = 1 << 30) -> Trace:
     """trace: whose key, problem and end are kept. Entropies are the midpoints of their bounds."""
     counts, ids, mass, lost = cut(*draft.rows(), share, most)
     named = np.where(draft.valid, counts, 0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ekd.translate.alignment import align
 from ekd.translate.branches import walk
-from ekd.translate.draft import Draft, to_trace
+from ekd.translate.draft import Draft, draft_trace
 from ekd.translate.reading import END, LIKELY, OPEN, SURE, Reader
 from ekd.translate.said import UNKNOWN, Rest, Said, said_by_ids
 from ekd.translate.spelling import Spelling
@@ -76,12 +76,12 @@ def translate_said(
     came, words = reread(said, reader.student)
     alignment = align(said.lengths(), np.array([len(word) for word in words]))
     draft = Draft(came, len(reader.student.texts))
-    equal(draft, reader, said, alignment.equal_teacher, alignment.equal_student)
+    equal_rows(draft, reader, said, alignment.equal_teacher, alignment.equal_student)
     for span in alignment.spans:
         walk(draft, reader, said, span, words, least)
     lengths = np.array([len(word) if word != END else 0 for word in words], np.int64)
     doubt = np.where(draft.valid, draft.doubt, 1.0)
-    return Translation(to_trace(trace, prompt_ids, draft, mass, max_k), doubt, lengths)
+    return Translation(draft_trace(trace, prompt_ids, draft, mass, max_k), doubt, lengths)
 
 
 def reread(said: Said, student: Spelling) -> tuple[np.ndarray, list[bytes]]:
@@ -100,7 +100,7 @@ def reread(said: Said, student: Spelling) -> tuple[np.ndarray, list[bytes]]:
     return np.array(ids, np.int32), words
 
 
-def equal(draft: Draft, reader: Reader, said: Said, rows: np.ndarray, own: np.ndarray) -> None:
+def equal_rows(draft: Draft, reader: Reader, said: Said, rows: np.ndarray, own: np.ndarray) -> None:
     """Fills the rows `own` (E,) of the draft, whose tokens cover the same bytes as the teacher's `rows` (E,)."""
     sound = said.valid[rows]
     rows, own = rows[sound], own[sound]

@@ -20,7 +20,7 @@ FAINT = 1e-7  # less likely words are not looked at: at the most V times as much
 LOG_FAINT = math.log(FAINT)
 
 
-class Table(NamedTuple):
+class WordTable(NamedTuple):
     """Of each of the teacher's V ids, at a place where a student's token begins, too."""
 
     words: list[bytes]
@@ -29,12 +29,12 @@ class Table(NamedTuple):
     doubted: np.ndarray  # (V,) float32, 1 where that may be another
 
 
-def table_of(teacher: Spelling, reader: Reader) -> Table:
+def table_of(teacher: Spelling, reader: Reader) -> WordTable:
     words = [END if i == teacher.end else text for i, text in enumerate(teacher.texts)]
     first, fate = lookup(reader, words, np.arange(len(words)))
     firsts = np.unique(first[fate < OPEN])
     place = np.where(fate < OPEN, np.searchsorted(firsts, first), len(firsts))
-    return Table(words, firsts, place, np.isin(fate, (LIKELY, OPEN)).astype(np.float32))
+    return WordTable(words, firsts, place, np.isin(fate, (LIKELY, OPEN)).astype(np.float32))
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Whole:
 
     teacher: Spelling
     reader: Reader
-    table: Table
+    table: WordTable
     mass: float  # rows are cut as the hf teacher's are: ids until they hold this share ...
     max_k: int  # ... but at most so many
     rows: list[Seen] = field(default_factory=list, init=False)

@@ -170,8 +170,8 @@ def test_unmatched_rows_are_in_no_mean():
     assert len(trace.response_ids) > 2
     rows = Collate(272)([trace]).rows
     half = rows_where(rows, rows.position < 2)
-    assert ekd.data.trace_filter.mean(TeacherEntropy(), half) == pytest.approx(trace.entropy[:2].mean(), abs=1e-6)
-    assert ekd.data.trace_filter.mean(TeacherEntropy(), rows_where(rows, rows.position < 0)) == float("-inf")
+    assert ekd.data.trace_filter.mean_score(TeacherEntropy(), half) == pytest.approx(trace.entropy[:2].mean(), abs=1e-6)
+    assert ekd.data.trace_filter.mean_score(TeacherEntropy(), rows_where(rows, rows.position < 0)) == float("-inf")
 
 
 def test_what_cannot_rank_is_refused():

@@ -10,7 +10,7 @@ from test_data import data
 from test_rounds import Losses, fit
 
 from ekd.data.mix import Stores
-from ekd.data.teachers import Mean, mean
+from ekd.data.teachers import Mean, mean_trace
 from ekd.models.load import load_model
 from ekd.store.invariants import check
 from ekd.store.store import Store
@@ -68,7 +68,7 @@ def test_a_row_that_one_teacher_does_not_know_is_the_other_s(tmp_path):
         logprobs=np.where(lost[row], other.logprobs, 0)[keep], log_tail=np.where(lost, other.log_tail, -np.inf),
         entropy=np.where(lost, other.entropy, 0),
     )  # fmt: skip
-    made, whole = mean([known, bare], drawn=False), mean([known, other], drawn=False)
+    made, whole = mean_trace([known, bare], drawn=False), mean_trace([known, other], drawn=False)
     n = int(known.counts[:3].sum())
     assert made.valid.all() and made.counts[:3].tolist() == known.counts[:3].tolist()
     ours, theirs = (dict(zip(zip(row, t.ids[:n], strict=False), t.logprobs[:n], strict=False)) for t in (made, known))
@@ -76,7 +76,7 @@ def test_a_row_that_one_teacher_does_not_know_is_the_other_s(tmp_path):
     np.testing.assert_allclose(made.entropy[:3], known.entropy[:3], atol=1e-6)
     at = int(made.counts[:3].sum()), int(whole.counts[:3].sum())
     assert np.array_equal(made.logprobs[at[0] :], whole.logprobs[at[1] :])
-    neither = mean([bare, bare], drawn=False)
+    neither = mean_trace([bare, bare], drawn=False)
     check(neither, 272, 0)
     assert neither.valid.tolist() == lost.tolist()
 

@@ -7,7 +7,7 @@ import torch
 from conftest import hf, traces
 
 from ekd.data.collate import Collate
-from ekd.distill.diagnostics import Diagnostics, closes, kind_of, place
+from ekd.distill.diagnostics import Diagnostics, closes, kind_of, place_in_sequence
 from ekd.models.head import head_of, stats
 from ekd.models.load import load_model, load_tokenizer
 from ekd.models.rows import kl
@@ -49,7 +49,7 @@ def test_figures_are_the_means_of_their_rows(seen):
     digits = torch.tensor([word.isdigit() for word in words])
     torch.testing.assert_close(found["choice/kind/chosen/digits"], digits[chosen].float().mean())
     torch.testing.assert_close(found["choice/student_entropy/left"], rows.student.entropy[~chosen].mean())
-    low = place(rows.teacher_entropy, rows) < 0.1
+    low = place_in_sequence(rows.teacher_entropy, rows) < 0.1
     torch.testing.assert_close(found["choice/kl/decile0"], costs[low].mean())
     starts = [p == 0 or closes(words[i - 1]) for i, p in enumerate(rows.position.tolist())]
     torch.testing.assert_close(found["choice/kind/left/sentence_start"], torch.tensor(starts)[~chosen].float().mean())

@@ -18,7 +18,7 @@ from ekd.dataset.arithmetic import Arithmetic
 from ekd.files import digest
 from ekd.models.load import EMBEDDED_CUT, _cut, check_layers, end_ids, load_model, load_tokenizer
 from ekd.models.prompt import Prompt
-from ekd.models.source import identity, source
+from ekd.models.source import model_identity, source
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_a_cut_of_a_family_with_layer_types_runs_and_equals_skipping_the_others(
 def test_tiny_models_are_their_seed():
     a, b, c = (next(load_model(name).parameters()) for name in ("tiny:1", "tiny:1", "tiny:2"))
     assert torch.equal(a, b) and not torch.equal(a, c)
-    assert identity("tiny:1") != identity("tiny:2")
+    assert model_identity("tiny:1") != model_identity("tiny:2")
 
 
 @pytest.mark.parametrize(
@@ -140,19 +140,19 @@ def test_every_byte_of_every_file_decides_the_identity(tmp_path, at_home):
     torch.save(load_model("tiny").state_dict(), folder / "pytorch_model.bin")
     for name in ("weights.pt", "weights.gguf", "weights.pth", "original.safetensors"):
         (folder / name).write_bytes(bytes(3 * 2**20))
-    seen = {identity(str(folder))["revision"]}
+    seen = {model_identity(str(folder))["revision"]}
     for file in sorted(folder.iterdir()):
         whole = file.read_bytes()
         if file.suffix == ".json":  # it has to stay JSON
             file.write_bytes(whole.replace(b"{", b"{ ", 1))
         else:
             flip(file)
-        revision = identity(str(folder))["revision"]
+        revision = model_identity(str(folder))["revision"]
         assert revision not in seen, f"{file.name} may change unseen"
         seen.add(revision)
         file.write_bytes(whole)
     (folder / "README.md").write_text("for people")
-    assert identity(str(folder))["revision"] in seen
+    assert model_identity(str(folder))["revision"] in seen
 
 
 def test_adapters_are_as_much_as_what_they_are_put_on(tmp_path, at_home):
@@ -160,29 +160,29 @@ def test_adapters_are_as_much_as_what_they_are_put_on(tmp_path, at_home):
     base = saved(tmp_path / "base")
     model = peft.get_peft_model(load_model(str(base)), peft.LoraConfig(r=2, target_modules="all-linear"))
     model.save_pretrained(tmp_path / "adapter")
-    before = identity(str(tmp_path / "adapter"))
+    before = model_identity(str(tmp_path / "adapter"))
     assert before["vocab"] == 272
     flip(base / "model.safetensors")
-    after = identity(str(tmp_path / "adapter"))
+    after = model_identity(str(tmp_path / "adapter"))
     flip(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert len({before["revision"], after["revision"], identity(str(tmp_path / "adapter"))["revision"]}) == 3
+    assert len({before["revision"], after["revision"], model_identity(str(tmp_path / "adapter"))["revision"]}) == 3
 
 
 def test_a_file_is_digested_once_and_a_damaged_cache_costs_time_only(tmp_path, at_home, monkeypatch):
     folder = saved(tmp_path / "model")
-    first = identity(str(folder))
+    first = model_identity(str(folder))
     read = []
     monkeypatch.setattr("ekd.models.source.digest", lambda file: read.append(file) or digest(file))
-    assert identity(str(folder)) == first and not read
+    assert model_identity(str(folder)) == first and not read
     flip(folder / "model.safetensors")
-    assert identity(str(folder)) != first and [file.name for file in read] == ["model.safetensors"]
+    assert model_identity(str(folder)) != first and [file.name for file in read] == ["model.safetensors"]
     (at_home / "digests.json").write_text('{"half')
     flip(folder / "model.safetensors")
-    assert identity(str(folder)) == first
+    assert model_identity(str(folder)) == first
     monkeypatch.setattr("ekd.models.source.SETTLED_NS", 10**18)  # what was written just now is not trusted to the clock
     flip(folder / "model.safetensors")
     read.clear()
-    assert identity(str(folder)) == identity(str(folder)) != first and len(read) == 2
+    assert model_identity(str(folder)) == model_identity(str(folder)) != first and len(read) == 2
 
 
 def test_a_conversion_is_complete_or_made_again(tmp_path, at_home, monkeypatch):
@@ -207,9 +207,9 @@ def test_adapters_without_their_model_say_how(tmp_path, at_home):
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
     with pytest.raises(ValueError, match=r"adapters \(LoRA\) without the model .* base_model_name_or_path"):
-        identity(str(adapter))
+        model_identity(str(adapter))
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/at/all"}')
-    for load in (identity, load_model, load_tokenizer):
+    for load in (model_identity, load_model, load_tokenizer):
         with pytest.raises(ValueError, match=r"'/nowhere/at/all', was not loaded .* merge"):
             load(str(adapter))
 

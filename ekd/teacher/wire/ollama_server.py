@@ -73,7 +73,7 @@ class Strict(Bounded):
 
 
 @asynccontextmanager
-async def clear_errors(url: str, timeout: float) -> AsyncIterator[None]:
+async def clear_ollama_errors(url: str, timeout: float) -> AsyncIterator[None]:
     try:
         async with clear_faults(url, timeout):
             yield

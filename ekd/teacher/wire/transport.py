@@ -155,13 +155,13 @@ class Wire:
             reraise=True,
         )
 
-    async def _open(self, connect: Callable[[str], Any]) -> tuple[AsyncExitStack, Pool]:
+    async def _open(self, connect: Callable[[str], Any]) -> tuple[AsyncExitStack, EndpointPool]:
         stack = AsyncExitStack()
         endpoints = [Endpoint(url, await stack.enter_async_context(connect(url))) for url in self.endpoints]
-        return stack, Pool(endpoints, self)
+        return stack, EndpointPool(endpoints, self)
 
     async def _finish(
-        self, pool: Pool, request: Request, ask: Callable[[Client, Request], Awaitable[tuple[Answer, int]]]
+        self, pool: EndpointPool, request: Request, ask: Callable[[Client, Request], Awaitable[tuple[Answer, int]]]
     ) -> tuple[Request, Answer | Failure]:
         tries = self._tries(lambda error: isinstance(error, Fault))
         try:
@@ -182,7 +182,7 @@ class Worker:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="ekd-wire", daemon=True)
         self.stack = AsyncExitStack()
-        self.pool: Pool | None = None
+        self.pool: EndpointPool | None = None
         self.thread.start()
         atexit.register(self.close)
 
@@ -210,7 +210,7 @@ def check_endpoint(url: str) -> None:
         raise ValueError(f"an endpoint begins with http:// or https://, not {url!r}")
 
 
-class Pool:
+class EndpointPool:
     """The endpoints of one run. Work goes to whoever is free; one that is unavailable is left out for a while."""
 
     def __init__(self, endpoints: list[Endpoint[Any]], wire: Wire) -> None:
