@@ -230,17 +230,17 @@ def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[s
     """Prints the plan. -> its peak, GB (1e9 bytes)."""
     from rich import print as show
 
-    from ekd.distill.memory_plan import largest_plan, plan, plan_table
+    from ekd.distill.memory_plan import largest, plan, plan_table
 
     if config.plan not in (True, "measure"):
         raise ValueError(f"plan is false, true (say it and stop) or measure (say it and train), not {config.plan!r}")
     precision, packing, build_as_given = str(config.trainer.precision), data.packing, student.build
-    most = largest_plan(student, config.plan_gb, precision, packing=packing)
+    most = largest(student, config.plan_gb, precision, packing=packing)
     now = plan(student, data.max_tokens, precision, packing=packing)
     least = None
     if not build_as_given.gradient_checkpointing:
         student.build = replace(student.build, gradient_checkpointing=True)
-        least = largest_plan(student, config.plan_gb, precision, packing=packing)
+        least = largest(student, config.plan_gb, precision, packing=packing)
         student.build = build_as_given
     show(plan_table(now, most, config.plan_gb, least))
     return {"planned": now.peak / 1e9}

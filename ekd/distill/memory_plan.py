@@ -142,7 +142,7 @@ def _step(
     return before, after, gradients
 
 
-def largest_plan(student: Student, device_gb: float, precision: str, **shape: Any) -> Plan | None:
+def largest(student: Student, device_gb: float, precision: str, **shape: Any) -> Plan | None:
     """The plan with the most tokens that a device holds; None where even one sequence does not fit."""
     limit = device_gb * 1e9 * (1 - LEFT)
     best = plan(student, LENGTH, precision, **shape)

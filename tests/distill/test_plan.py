@@ -16,7 +16,7 @@ from test_student import student
 from transformers import Qwen3Config
 
 from ekd.data.collate import Collate
-from ekd.distill.memory_plan import largest_plan, plan
+from ekd.distill.memory_plan import largest, plan
 from ekd.models.load import load_model
 from ekd.models.lora import Lora
 
@@ -35,9 +35,9 @@ def test_parts_are_those_of_arithmetic_and_nothing_is_loaded():
 
 
 def test_the_largest_batch_fits_and_a_larger_one_does_not():
-    most = largest_plan(student(), 0.2, "32-true")
+    most = largest(student(), 0.2, "32-true")
     assert most.peak <= 0.18e9 < plan(student(), 2 * most.tokens, "32-true").peak
-    assert largest_plan(student(), 0.001, "32-true") is None
+    assert largest(student(), 0.001, "32-true") is None
 
 
 def test_qwen3_on_11_gb_needs_no_weights(tmp_path):
