@@ -1,4 +1,4 @@
-"""python -m ekd.train: trace what is missing, train the student on the chosen tokens, evaluate it, say what came out."""
+"""python -m ekd.train: trace what is missing, train on the chosen tokens, evaluate the student, say what came out."""
 
 from __future__ import annotations
 
