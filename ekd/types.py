@@ -71,6 +71,7 @@ class Trace(NamedTuple):
     log_q: np.ndarray | None = (
         None  # (n,) float32, of each response token by the policy that wrote it, at temperature 1
     )
+    teacher: str = ""  # whose rows these are, by its store; several that are read as one: "A + B"; "" if not known
 
 
 class Failure(NamedTuple):
@@ -108,6 +109,7 @@ class Rows(NamedTuple):
     vocab: int  # V, entries of the student's softmax
     draws: bool = False  # teacher_logprobs are ln of counts / draws, which say 0 of an id never drawn
     contrast: Tensor | None = None  # (R,) ln p of the token that came next, under the teacher's second prompt
+    teachers: tuple[str, ...] = ()  # (B,) whose rows those of each sequence are: teachers[sequence[r]] of row r
     student: Stats | None = None  # filled only for a signal that asks
 
 

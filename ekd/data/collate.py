@@ -72,6 +72,7 @@ class Collate:
             vocab=self.vocab,
             draws=self.draws,
             contrast=contrasts(traces),
+            teachers=tuple(t.teacher for t in traces),
         )
 
 

@@ -92,6 +92,7 @@ def mean_trace(traces: Sequence[Trace], *, drawn: bool) -> Trace:
         log_norm=np.zeros((n, 0), np.float32),
         teacher_prompt_ids=None,
         contrast=None,
+        teacher=" + ".join(dict.fromkeys(t.teacher for t in traces)),
     )
 
 

@@ -91,7 +91,7 @@ class Store:
         self._scan()
         file, row = self._where[key]
         try:
-            return self.shard(file).trace(row, self.layout)
+            return self.shard(file).trace(row, self.layout)._replace(teacher=self.teacher)
         except ValueError as error:
             way_out = f"`python -m ekd.store repair {self.path}` sets it aside, so that it is collected again"
             raise ValueError(f"{self.path}: {error}; {way_out}") from None
@@ -169,7 +169,7 @@ class Store:
 
     def _load(self, manifest: dict[str, Any]) -> None:
         self.origin: dict[str, Any] = manifest["origin"]
-        self.layout = layout_of(self.origin)
+        self.layout, self.teacher = layout_of(self.origin), teacher_of(self.origin)
         self.shards: dict[str, dict[str, Any]] = {shard["file"]: shard for shard in manifest["shards"]}
 
     def _scan(self) -> None:
@@ -251,6 +251,14 @@ def layout_of(origin: dict[str, Any]) -> Layout:
     if not isinstance(read, int) or read < 0:
         raise ValueError(f"origin['align'] must say how rows were translated, not {align!r}")
     return Layout(vocab, draws, len(temperatures), coarse, read)
+
+
+def teacher_of(origin: dict[str, Any]) -> str:
+    """The name of the teacher: its model; "" where the store's maker did not say."""
+    teacher = origin.get("teacher")
+    if isinstance(teacher, dict):
+        return str(teacher.get("model") or "")
+    return teacher if isinstance(teacher, str) else ""
 
 
 def what_differs(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:

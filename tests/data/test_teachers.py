@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from test_rounds import Losses, fit
 from ekd.data.mix import Stores
 from ekd.data.teachers import Mean, mean_trace
 from ekd.models.load import load_model
+from ekd.models.rows import rows_where
 from ekd.store.invariants import check
 from ekd.store.store import Store
 from ekd.types import Trace
@@ -87,6 +90,30 @@ def test_a_student_learns_from_the_mean_and_goes_on_with_it(tmp_path):
     source = Stores(paths=paths, weights=None, mean=True)
     fit(tmp_path / "run", source, steps=3, callbacks=[losses])
     assert len(losses.seen) == 3 and not (tmp_path / "run" / "rounds").exists()
+
+
+def test_every_row_says_whose_it_is(tmp_path):
+    """Also once rows are left out; several that are read as one have all their names."""
+    stores = [read(tmp_path / name, name, 4) for name in ("tiny:1", "tiny:2")]
+    paths = [str(store.path) for store in stores]
+    served = data(source=Stores(paths=paths, weights=[1, 2]), train_problems=4)
+    served.prepare_data()
+    served.setup("fit")
+    said = {
+        (store.teacher, tuple(t.response_ids)): t.entropy
+        for store in stores
+        for t in map(store.__getitem__, store.keys())
+    }
+    seen = set()
+    for batch in islice(iter(served.train_dataloader()), 8):
+        for at, name in enumerate(batch.rows.teachers):
+            rows = rows_where(batch.rows, batch.rows.sequence == at)
+            assert rows.teachers == batch.rows.teachers
+            np.testing.assert_array_equal(rows.teacher_entropy, said[name, tuple(rows.target.tolist())])
+            seen.add(name)
+    assert seen == {"tiny:1", "tiny:2"} and len(said) == 8
+    together = Mean(stores)
+    assert together[together.keys()[0]].teacher == "tiny:1 + tiny:2"
 
 
 def test_what_has_no_mean_is_said(tmp_path):

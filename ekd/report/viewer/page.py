@@ -167,11 +167,10 @@ def logprob_codes(logprobs: np.ndarray) -> np.ndarray:
 
 def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> dict[str, Any]:
     known = np.concatenate([np.zeros(0, np.float32), *(trace.entropy[trace.valid] for trace in traces)])
-    teacher = store.origin.get("teacher")
     return {
         **subject._asdict(),
         "total": len(store),
-        "teacher": str(setting(store.origin, "teacher", "model") or (teacher if isinstance(teacher, str) else "")),
+        "teacher": store.teacher,
         "mode": str(setting(store.origin, "teacher", "mode")),
         "align": alignment(store.origin) if "align" in store.origin else "",
         "dataset": str(store.origin.get("dataset", "")),
