@@ -71,6 +71,7 @@ class Trace(NamedTuple):
     log_q: np.ndarray | None = (
         None  # (n,) float32, of each response token by the policy that wrote it, at temperature 1
     )
+    agreement: np.ndarray | None = None  # (n,) float32, 0 to 1, of several teachers that are read as one; never stored
     teacher: str = ""  # whose rows these are, by its store; several that are read as one: "A + B"; "" if not known
 
 
@@ -109,6 +110,7 @@ class Rows(NamedTuple):
     vocab: int  # V, entries of the student's softmax
     draws: bool = False  # teacher_logprobs are ln of counts / draws, which say 0 of an id never drawn
     contrast: Tensor | None = None  # (R,) ln p of the token that came next, under the teacher's second prompt
+    agreement: Tensor | None = None  # (R,) from 0 to 1, of several teachers whose mean this is
     teachers: tuple[str, ...] = ()  # (B,) whose rows those of each sequence are: teachers[sequence[r]] of row r
     student: Stats | None = None  # filled only for a signal that asks
 
@@ -226,6 +228,13 @@ class NeedsContrast(Protocol):
     """A signal that compares two readings of a text (`Trace.contrast`)."""
 
     needs_contrast: bool
+
+
+@runtime_checkable
+class NeedsAgreement(Protocol):
+    """A signal that compares several teachers of one text (`Trace.agreement`)."""
+
+    needs_agreement: bool
 
 
 @runtime_checkable

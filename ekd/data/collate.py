@@ -71,15 +71,17 @@ class Collate:
             log_norm=torch.from_numpy(np.concatenate(norm).astype(np.float32)),
             vocab=self.vocab,
             draws=self.draws,
-            contrast=contrasts(traces),
+            contrast=known_of(traces, [t.contrast for t in traces]),
+            agreement=known_of(traces, [t.agreement for t in traces]),
             teachers=tuple(t.teacher for t in traces),
         )
 
 
-def contrasts(traces: Sequence[Trace]) -> torch.Tensor | None:
-    """(R,) of a batch, NaN for the rows of a trace that has none; None where no trace has one."""
-    known = [np.full(len(t.response_ids), np.nan, np.float32) if t.contrast is None else t.contrast for t in traces]
-    return torch.from_numpy(np.concatenate(known)) if any(t.contrast is not None for t in traces) else None
+def known_of(traces: Sequence[Trace], values: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    """(R,) of a batch what only some traces have, NaN for the rows of one that has none; None where no trace has it."""
+    pairs = zip(traces, values, strict=True)
+    known = [np.full(len(t.response_ids), np.nan, np.float32) if value is None else value for t, value in pairs]
+    return torch.from_numpy(np.concatenate(known)) if any(value is not None for value in values) else None
 
 
 def layout(lengths: Sequence[int], packing: bool) -> tuple[list[tuple[int, int]], tuple[int, int]]:

@@ -91,6 +91,10 @@ class Stores:
     def check(self, data: Serving) -> None:
         """Before any work. Raises ValueError for stores that cannot be read together."""
         stores = self.open()
+        if data.samples is not None:
+            raise ValueError(
+                "source=stores reads all of its stores' traces, so data/samples chooses none: set data/samples=null"
+            )
         if self.mean and data.temperature != 1:
             raise ValueError(
                 f"source.mean=true is known at temperature 1 alone: set student.temperature=1, not {data.temperature}"

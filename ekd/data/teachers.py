@@ -62,7 +62,8 @@ def mean_trace(traces: Sequence[Trace], *, drawn: bool) -> Trace:
     What only some of them name is in the tail, where each has it or a part of it: so the mean is exact on the
     categories that are left. drawn: rows are counts, which say 0 of what they do not name, so every id is kept.
 
-    The entropy is the teachers' mean plus their Jensen-Shannon divergence on those categories: a lower bound.
+    The entropy is the teachers' mean plus their Jensen-Shannon divergence on those categories: a lower bound. Their
+    agreement is 1 less that divergence as a share of the largest there is, ln N; counts of draws have none.
     """
     first, n = traces[0], len(traces[0].response_ids)
     know = np.sum([t.valid for t in traces], 0)  # (n,) teachers that know a row
@@ -72,7 +73,7 @@ def mean_trace(traces: Sequence[Trace], *, drawn: bool) -> Trace:
     row, among = cells // width, np.maximum(know, 1)
     p = np.sum([np.bincount(part.cell, part.p, len(cells)) for part in parts], 0) / among[row]
     tail = np.sum([part.tail for part in parts], 0) / among
-    apart = entropy_of(row, p, tail) - np.sum([part.entropy for part in parts], 0) / among
+    apart = np.maximum(entropy_of(row, p, tail) - np.sum([part.entropy for part in parts], 0) / among, 0)
     said = np.sum([np.where(t.valid, t.entropy, 0) for t in traces], 0) / among
     unknown = np.flatnonzero(know == 0)  # one entry, logprob 0, no tail
     row = np.concatenate([row, unknown])
@@ -86,12 +87,13 @@ def mean_trace(traces: Sequence[Trace], *, drawn: bool) -> Trace:
         ids=ids[order].astype(np.int32),
         logprobs=log_p.astype(np.float32),
         log_tail=log_tail.astype(np.float32),
-        entropy=np.where(know > 0, said + np.maximum(apart, 0), 0).astype(np.float32),
+        entropy=np.where(know > 0, said + apart, 0).astype(np.float32),
         exact=False,
         valid=know > 0,
         log_norm=np.zeros((n, 0), np.float32),
         teacher_prompt_ids=None,
         contrast=None,
+        agreement=None if drawn else (1 - apart / np.log(np.maximum(know, 2))).clip(0).astype(np.float32),
         teacher=" + ".join(dict.fromkeys(t.teacher for t in traces)),
     )
 

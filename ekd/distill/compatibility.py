@@ -9,7 +9,7 @@ from ekd.data.cached import TraceData, norm_column
 from ekd.data.mix import Stores
 from ekd.data.trace_filter import TopSamples
 from ekd.distill.student import Student
-from ekd.types import NeedsContrast, NeedsDensity, NeedsOwnText
+from ekd.types import NeedsAgreement, NeedsContrast, NeedsDensity, NeedsOwnText, Signal
 
 
 @runtime_checkable
@@ -56,6 +56,25 @@ def check_texts(data: TraceData, student: Student) -> None:
             f"signal={signal} compares two readings and these traces have one: trace with contrast=no_prompt, "
             "with_answer, with_solution, paraphrase or text"
         )
+    check_teachers(data, student)
+
+
+def check_teachers(data: TraceData, student: Student) -> None:
+    """A signal that compares teachers has several in what is trained on; samples are chosen in the traces of one."""
+    several = isinstance(data.source, Stores) and data.source.mean
+    scores = {"signal": (student.signal, several), "data.samples.by": (ranked_by(data), False)}
+    for name, (signal, there) in scores.items():
+        if isinstance(signal, NeedsAgreement) and signal.needs_agreement and not there:
+            raise ValueError(
+                f"{name}={signal} compares several teachers of one text and these traces have one: train with "
+                "source=stores source.paths=[A,B] source.mean=true, of teachers that read the same texts, or take "
+                "another signal"
+            )
+
+
+def ranked_by(data: TraceData) -> Signal | None:
+    """The signal that whole traces are chosen by."""
+    return data.samples.by if isinstance(data.samples, TopSamples) else None
 
 
 def check_drawn(draws: int, data: TraceData, student: Student) -> None:
@@ -71,8 +90,7 @@ def check_drawn(draws: int, data: TraceData, student: Student) -> None:
             f"{said} has no tail, so student.tail={student.objective.tail} would change nothing or undo what draws "
             "are for: set student.tail=bucket, or teacher.draws=0"
         )
-    by = data.samples.by if isinstance(data.samples, TopSamples) else None
-    scores: dict[str, Any] = {"signal": student.signal, "data.samples.by": by}
+    scores: dict[str, Any] = {"signal": student.signal, "data.samples.by": ranked_by(data)}
     for name, signal in scores.items():
         if isinstance(signal, NeedsDensity) and signal.needs_density:
             raise ValueError(

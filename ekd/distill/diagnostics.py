@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 
 from ekd.models.load import load_tokenizer
 from ekd.models.segments import rank, segments
-from ekd.types import Rows, Selector, Signal
+from ekd.types import NeedsAgreement, Rows, Selector, Signal
 
 KINDS = ("digits", "operators", "words", "punctuation", "other")
 SIDES = ("chosen", "left")  # rows that the selector takes, rows that it leaves
@@ -47,13 +47,24 @@ class Diagnostics(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Rows, kl: Tensor, signal: Signal, selector: Selector) -> None:
-        """rows: valid ones with `student` filled; kl (R,). The memory of signal and selector is not touched."""
+        """rows: valid ones with `student` filled; kl (R,). The memory of signal and selector is not touched.
+
+        Of a signal that compares several teachers nothing is chosen in held-out rows, which have one.
+        """
         assert rows.student is not None
-        chosen = copy.deepcopy(selector)(copy.deepcopy(signal)(rows), rows.sequence) > 0
-        self._mean("share", chosen)
         self._mean("mass/teacher", 1 - rows.teacher_logprobs[:, -1].exp())
         self._mean("mass/student", 1 - rows.student.log_q[:, -1].exp())
         teacher = place_in_sequence(rows.teacher_entropy, rows)
+        for d in range(10):
+            self._mean(f"kl/decile{d}", kl[(10 * teacher).long() == d])
+        if rows.agreement is not None or not (isinstance(signal, NeedsAgreement) and signal.needs_agreement):
+            chosen = copy.deepcopy(selector)(copy.deepcopy(signal)(rows), rows.sequence) > 0
+            self._choice(rows, kl, chosen, teacher)
+
+    def _choice(self, rows: Rows, kl: Tensor, chosen: Tensor, teacher: Tensor) -> None:
+        """chosen (R,) bool; teacher (R,): each row's place by teacher entropy."""
+        assert rows.student is not None
+        self._mean("share", chosen)
         for name, where in (
             ("teacher_top20", teacher >= 1 - TOP),
             ("student_top20", place_in_sequence(rows.student.entropy, rows) >= 1 - TOP),
@@ -61,11 +72,10 @@ class Diagnostics(nn.Module):
         ):
             self._mean(f"overlap/{name}", where[chosen])
         decile = (10 * teacher).long()
-        for side, rows_of in (("", torch.ones_like(chosen)), ("chosen/", chosen), ("left/", ~chosen)):
-            for d in range(10):
-                self._mean(f"kl/{side}decile{d}", kl[rows_of & (decile == d)])
         kinds, starts = self._kinds(rows)
         for side, rows_of in zip(SIDES, (chosen, ~chosen), strict=True):
+            for d in range(10):
+                self._mean(f"kl/{side}/decile{d}", kl[rows_of & (decile == d)])
             self._mean(f"teacher_entropy/{side}", rows.teacher_entropy[rows_of])
             self._mean(f"student_entropy/{side}", rows.student.entropy[rows_of])
             self._mean(f"kind/{side}/sentence_start", starts[rows_of])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ekd.signal.scale import check_scale, scaled
-from ekd.types import NeedsDensity, Rows, Signal
+from ekd.types import NeedsAgreement, NeedsContrast, NeedsDensity, Rows, Signal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,14 @@ class Weighted:
     @property
     def needs_density(self) -> bool:
         return any(isinstance(signal, NeedsDensity) and signal.needs_density for signal in self.signals.values())
+
+    @property
+    def needs_contrast(self) -> bool:
+        return any(isinstance(signal, NeedsContrast) and signal.needs_contrast for signal in self.signals.values())
+
+    @property
+    def needs_agreement(self) -> bool:
+        return any(isinstance(signal, NeedsAgreement) and signal.needs_agreement for signal in self.signals.values())
 
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,)"""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from conftest import collector, hf
+from conftest import collector, hf, traces
 from test_data import data
 from test_rounds import Losses, fit
 
@@ -82,6 +83,63 @@ def test_a_row_that_one_teacher_does_not_know_is_the_other_s(tmp_path):
     neither = mean_trace([bare, bare], drawn=False)
     check(neither, 272, 0)
     assert neither.valid.tolist() == lost.tolist()
+
+
+def alone(trace: Trace, r: int) -> dict[int, float]:
+    """What a row names, by id."""
+    here = slice(int(trace.counts[:r].sum()), int(trace.counts[: r + 1].sum()))
+    return dict(zip(trace.ids[here].tolist(), np.exp(trace.logprobs[here].astype(float)).tolist(), strict=True))
+
+
+def entropy(p: list[float]) -> float:
+    return -sum(x * math.log(x) for x in p if x > 1e-12)
+
+
+def agreement(*rows: dict[int, float]) -> float:
+    """The slow one: on the ids that all name and the rest."""
+    ids = set(rows[0]).intersection(*rows[1:])
+    parts = [[*(row[i] for i in ids), 1 - sum(row[i] for i in ids)] for row in rows]
+    mixed = [sum(column) / len(rows) for column in zip(*parts, strict=True)]
+    return 1 - (entropy(mixed) - sum(map(entropy, parts)) / len(rows)) / math.log(len(rows))
+
+
+@pytest.mark.parametrize("mass", [0.6, 1.0])
+def test_agreement_is_what_the_divergence_leaves(mass):
+    teachers = ["tiny:1", "tiny:2", "tiny:3"]
+    kept = {"mode": "score", "mass": mass, "max_k": 272}
+    read = [sorted(traces(2, teacher=hf(model=name, **kept)), key=lambda t: t.problem_id) for name in teachers]
+    for same in zip(*read, strict=True):
+        made = mean_trace(same, drawn=False)
+        want = [agreement(*(alone(t, r) for t in same)) for r in range(len(made.counts))]
+        np.testing.assert_allclose(made.agreement, want, atol=1e-5)
+        assert 0 < made.agreement.min() < made.agreement.max() < 1
+        np.testing.assert_allclose(mean_trace([same[0], same[0]], drawn=False).agreement, 1, atol=1e-6)
+        assert mean_trace(same, drawn=True).agreement is None
+        if mass == 1.0:
+            p = torch.stack([dense(same[0], name) for name in teachers])
+            apart = (p * (p / p.mean(0)).log()).sum(-1).mean(0) / math.log(3)
+            np.testing.assert_allclose(made.agreement, 1 - apart.numpy(), atol=1e-3)
+
+
+def test_agreement_at_its_ends():
+    """Each sure of another token: none. One knows the row alone: nobody contradicts."""
+    made = traces(1)[0]._replace(response_ids=np.array([97], np.int32), finish="length")
+    three = [sure(made, at) for at in range(3)]
+    np.testing.assert_allclose(mean_trace(three, drawn=False).agreement, [0], atol=1e-6)
+    np.testing.assert_allclose(mean_trace(three[:1] * 2 + three[1:], drawn=False).agreement, [0.25], atol=1e-6)
+    unknown = three[1]._replace(
+        valid=np.array([False]), counts=np.array([1]), ids=np.array([97]), logprobs=np.zeros(1, np.float32),
+        log_tail=np.array([-np.inf]),
+    )  # fmt: skip
+    assert mean_trace([three[0], unknown], drawn=False).agreement.tolist() == [1.0]
+
+
+def sure(trace: Trace, at: int) -> Trace:
+    """One row of three ids, all of whose mass is on one."""
+    logprobs = np.full(3, -60, np.float32)
+    logprobs[at] = 0
+    row = {"counts": np.array([3]), "ids": np.array([97, 98, 99]), "logprobs": logprobs, "valid": np.array([True])}
+    return trace._replace(**row, log_tail=np.array([-np.inf]), entropy=np.zeros(1, np.float32))
 
 
 def test_a_student_learns_from_the_mean_and_goes_on_with_it(tmp_path):

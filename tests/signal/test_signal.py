@@ -66,6 +66,7 @@ def make(seed: int, sizes: tuple[int, ...] = (5, 1, 8), k: int = 6, twin: bool =
         log_norm=torch.zeros(count),
         vocab=VOCAB,
         contrast=-3 * torch.rand(count, generator=source),
+        agreement=torch.rand(count, generator=source),
         student=Stats(entropy(q), known(q).clamp(min=-1e30), q.argmax(-1)),
     )
     return rows, p, q
@@ -138,7 +139,7 @@ class Row:
         self.t, self.n = int(rows.position[r]), int(rows.length[r])
         self.ce_t, self.ce_s = -math.log(self.p[self.y]), -math.log(self.q[self.y])
         self.h = entropy(self.q) / math.log(VOCAB)
-        self.again = float(rows.contrast[r])
+        self.again, self.agreement = float(rows.contrast[r]), float(rows.agreement[r])
 
 
 def accepts(row: Row, k: int = 5) -> float:
@@ -171,6 +172,7 @@ REFERENCES = {
     "teacher_accepts": accepts,
     "teacher_accepts signal.k=1": lambda r: accepts(r, 1),
     "position signal.prefix=true": lambda r: 1 - r.t / r.n,
+    "teacher_agreement": lambda r: r.agreement,  # made where teachers are read as one: tests/data/test_teachers.py
     "prompt_gap": lambda r: -r.ce_t - r.again,
     "prompt_gap signal.absolute=true": lambda r: abs(-r.ce_t - r.again),
 }
