@@ -94,9 +94,8 @@ def go(
         if config.save_student:  # before metrics.json, whose presence says that the run is complete
             make_folder(run / "student", partial(save_student, student, data))
         figures = {
-            **{"before": student.before, "after": after, "train": trained(student)},
+            **{"before": student.before, "after": after, "train": trained(student), **data.account()},
             "benchmark": run_benchmark(config, benchmark, data, student, run),
-            "trace_entropy": data.entropy_histogram(),
             **{"peak_memory_gb": peak_memory(), "minutes": student.minutes + (monotonic() - began) / 60},
             "step_memory_gb": memory | {"measured": peak} if memory else {},
         }

@@ -7,7 +7,6 @@ from contextlib import ExitStack, nullcontext
 from typing import Any, Protocol
 
 import lightning as L
-import numpy as np
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -15,14 +14,13 @@ from ekd.data.batch_sampler import Batches
 from ekd.data.collate import Collate
 from ekd.data.collect import Collected, Collector
 from ekd.data.source import Source
+from ekd.data.taught import Taught, by_teacher, entropy_histogram
 from ekd.data.traces import Traces
 from ekd.data.tracing import Grades
 from ekd.files import acquire
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
 from ekd.types import Trace
-
-HISTOGRAM = 1000  # traces; more would not show another picture
 
 
 class Samples(Protocol):
@@ -147,12 +145,15 @@ class TraceData(L.LightningDataModule):
         batches = Batches(traces.lengths, max_tokens=self.max_tokens, packing=self.packing)
         return self.as_loader(traces, batches, self.store, temperature=1.0)
 
-    def entropy_histogram(self) -> dict[str, list[float]]:
-        """Of the teacher's entropy (nats) over the rows that are trained on, of the first HISTOGRAM traces."""
-        traces = self.traces("train") if self.source is None else self.source.seen(self)
-        rows = [traces[i] for i in range(min(len(traces), HISTOGRAM))]
-        counts, edges = np.histogram(np.concatenate([t.entropy[t.valid] for t in rows]).astype(np.float64), bins=50)
-        return {"edges": edges.tolist(), "counts": counts.tolist()}
+    def account(self) -> dict[str, Any]:
+        """For the report: what was trained on, by its teachers, and how sure these were."""
+        taught = self._taught()
+        return {"trace_entropy": entropy_histogram(taught), "teachers": by_teacher(taught)}
+
+    def _taught(self) -> list[Taught]:
+        if self.source is not None:
+            return self.source.seen(self)
+        return [Taught(self.store, self._keys(self.store, "train"))]
 
     def traces(self, split: str) -> Traces:
         return Traces(self.store, self._keys(self.store, split))

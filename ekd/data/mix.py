@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ekd.data.rounds import RoundBatches, Rounds
 from ekd.data.source import Serving
+from ekd.data.taught import Taught
 from ekd.data.teachers import Mean
 from ekd.data.traces import Traces
 from ekd.store.store import Store
@@ -56,8 +57,8 @@ class Mix:
     def written(self, data: Serving) -> Path | None:
         return self.rounds.written(data)
 
-    def seen(self, data: Serving) -> Traces:
-        return data.traces("train")
+    def seen(self, data: Serving) -> list[Taught]:
+        return [Taught(data.store, data.traces("train").keys), *self.rounds.seen(data)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +128,9 @@ class Stores:
     def written(self, data: Serving) -> Path | None:
         return None
 
-    def seen(self, data: Serving) -> Traces:
-        store = self.open()[0]
-        return Traces(store, sorted(store.keys()))
+    def seen(self, data: Serving) -> list[Taught]:
+        stores = self.open()
+        return Mean(stores).seen() if self.mean else [Taught(store, sorted(store.keys())) for store in stores]
 
 
 def cached(data: Serving, traces: Traces) -> Stream:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ekd.data.round_maker import RoundMaker, RoundPlan
 from ekd.data.source import Serving
-from ekd.data.traces import Traces
+from ekd.data.taught import Taught
 from ekd.data.tracing import scoring
 from ekd.models.checkpoint import Checkpoints
 from ekd.store.store import Store
@@ -62,10 +62,10 @@ class Rounds(RoundPlan):
         assert data.trainer is not None
         return self.folder(data.trainer)
 
-    def seen(self, data: Serving) -> Traces:
+    def seen(self, data: Serving) -> list[Taught]:
         assert data.trainer is not None
         store = Store(self.folder(data.trainer))
-        return Traces(store, sorted(store.keys()))
+        return [Taught(store, sorted(store.keys()))]
 
 
 def run_digest(trainer: L.Trainer) -> str:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ekd.data.batch_sampler import Batches
 from ekd.data.collect import Collector
+from ekd.data.taught import Taught
 from ekd.data.traces import Traces
 from ekd.store.store import Store
 from ekd.types import Trace
@@ -55,5 +56,5 @@ class Source(Protocol):
     def written(self, data: Serving) -> Path | None:
         """The store of what is written while training; None: nothing is."""
 
-    def seen(self, data: Serving) -> Traces:
+    def seen(self, data: Serving) -> list[Taught]:
         """What was trained on so far."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from ekd.data.taught import Taught
 from ekd.store.store import Store
 from ekd.types import Trace
 
@@ -37,6 +38,10 @@ class Mean(Dataset[Trace]):
     def lengths(self) -> dict[str, tuple[int, int]]:
         """As those of a store: tokens of prompt and response."""
         return self.stores[0].lengths()
+
+    def seen(self) -> list[Taught]:
+        """The texts that all hold, as each teacher read them."""
+        return [Taught(store, [self.places[key][at] for key in self.keys()]) for at, store in enumerate(self.stores)]
 
     def __getitem__(self, key: str) -> Trace:
         kept = zip(self.stores, self.places[key], strict=True)

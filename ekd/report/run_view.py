@@ -53,6 +53,7 @@ def run_view(cell: Cell, folder: Folder) -> dict[str, Any]:
         "choice": choice(cell),
         "rounds": rounds_view(cell, folder),
         "traces": run_traces(cell, folder),
+        "teachers": run_teachers(cell),
         "answers": answers_view(run),
         "command": command(cell.made),
         "versions": versions(cell.made),
@@ -161,6 +162,27 @@ def choice(cell: Cell) -> Table | None:
         if f"choice/overlap/{who}_top20" in after
     ]
     return Table("choice", "Held-out rows that the selector takes and leaves", ["", "chosen", "left"], rows, notes)
+
+
+def run_teachers(cell: Cell) -> Table | None:
+    """Whose rows were trained on; None for a run of a version that did not keep it."""
+    rows = [
+        [
+            Value(one["teacher"] or "–"),
+            Value(Path(one["store"]).name),
+            Value(f"{one['texts']:,}"),
+            Value(f"{100 * one['right'] / one['graded']:.1f}" if one["graded"] else "–"),
+            Value(f"{one['tokens']:,}"),
+            Value(f"{one['entropy']:.3f}" if one["rows"] else "–"),
+        ]
+        for one in cell.figures.get("teachers", [])
+    ]
+    notes = [
+        "Right: of the texts that were graded, whoever wrote them. Entropy: the mean over the first 1,000 texts of a "
+        "store, of the tokens that its teacher knows."
+    ]
+    head = ["teacher", "store", "texts", "right, %", "tokens", "entropy, nats"]
+    return Table("teachers", "Whose rows were trained on", head, rows, notes) if rows else None
 
 
 def run_traces(cell: Cell, folder: Folder) -> Drawing | None:
