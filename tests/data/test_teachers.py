@@ -11,6 +11,7 @@ import torch
 from conftest import collector, hf, traces
 from test_data import data
 from test_rounds import Losses, fit
+from test_samples import top
 
 from ekd.data.mix import Stores
 from ekd.data.teachers import Mean, mean_trace
@@ -182,6 +183,8 @@ def test_what_has_no_mean_is_said(tmp_path):
     ):
         with pytest.raises(ValueError, match=why):
             Stores(**({"paths": [str(one.path), str(other.path)], "weights": None, "mean": True} | change))
+    with pytest.raises(ValueError, match="set data/samples=null"):
+        Stores(paths=[str(one.path)], weights=None).check(data(samples=top()))
     source = Stores(paths=[str(one.path), str(other.path)], weights=None, mean=True)
     with pytest.raises(ValueError, match=r"set student.temperature=1, not 2.0"):
         source.check(data(source=source, temperature=2.0))
