@@ -164,7 +164,7 @@ def test_stores_of_several_teachers_are_read_together(other, tmp_path_factory):
     for model, path in zip((other, larger), paths, strict=True):
         assert collector(teacher=hf(model=model, mode="score"), store=path).collect("train", 2).made == 2
     assert len({Store(path).layout.read for path in paths}) == 2
-    asked = SimpleNamespace(collector=collector(), temperature=1.0)
+    asked = SimpleNamespace(collector=collector(), temperature=1.0, samples=None)
     Stores(paths=paths, weights=None, mean=True).check(asked)
     both = Mean([Store(path) for path in paths])
     assert len(both.keys()) == 2 and all(both[key].valid.mean() > 0.6 for key in both.keys())  # noqa: SIM118
