@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 
@@ -49,7 +50,10 @@ def completed(name: str, words: Sequence[str]) -> list[str]:
 def is_method(preset: str) -> bool:
     """Whether a preset chooses how to learn, and neither from what nor who: such a one stands on the embedded job."""
     file = CONF / "experiment" / f"{preset}.yaml"
-    known = yaml.safe_load(file.read_text()) if file.is_file() else {"dataset": None}
-    chosen = {str(key) for one in known.get("defaults", []) if isinstance(one, dict) for key in one}
-    based = [one for one in known.get("defaults", []) if isinstance(one, str) and one != "_self_"]
+    if not file.is_file():
+        return False
+    known = yaml.safe_load(file.read_text()) or {}
+    defaults: list[Any] = known.get("defaults", [])
+    chosen = {str(key) for one in defaults if isinstance(one, dict) for key in one}
+    based = [one for one in defaults if isinstance(one, str) and one != "_self_"]
     return set(known) <= METHOD and "override /dataset" not in chosen and not based
