@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import string
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,9 @@ from torchmetrics import MeanMetric
 
 from ekd.models.load import load_tokenizer
 from ekd.models.segments import rank, segments
+from ekd.models.token_kinds import KINDS, kind_table, texts_of
 from ekd.types import NeedsAgreement, Rows, Selector, Signal
 
-KINDS = ("digits", "operators", "words", "punctuation", "other")
 SIDES = ("chosen", "left")  # rows that the selector takes, rows that it leaves
 TOP = 0.2  # the share that overlaps are measured against
 
@@ -107,22 +106,8 @@ class Diagnostics(nn.Module):
 
     def _tables(self, vocab: int) -> tuple[Tensor, Tensor]:
         tokenizer = load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
-        words = [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
-        words += [""] * (vocab - len(words))  # a head may have more rows than the tokenizer has tokens
-        return torch.tensor([KINDS.index(kind_of(w)) for w in words]), torch.tensor([closes(w) for w in words])
-
-
-def kind_of(token: str) -> str:
-    text = token.strip()
-    if not text:
-        return "other"
-    if text.isdigit():
-        return "digits"
-    if all(c in "+-*/=<>^%×÷±≤≥≈" for c in text):
-        return "operators"
-    if any(c.isalpha() for c in text):
-        return "words"
-    return "punctuation" if all(c in string.punctuation for c in text) else "other"
+        texts = texts_of(tokenizer, vocab)
+        return kind_table(texts), torch.tensor([closes(text) for text in texts])
 
 
 def closes(token: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from ekd.signal.view import log_p, log_q, student_ce, teacher_ce
 from ekd.types import Rows
 
 FEATURES = 6
+CLASSES = {"words": 0, "digits": 1, "punctuation": 2, "operators": 2, "other": 3}  # by `ekd.models.token_kinds`
 
 
 class Bandit(nn.Module):
@@ -101,23 +101,12 @@ class Bandit(nn.Module):
         return f"tokenizer={self.tokenizer!r}, explore={self.explore}, ridge={self.ridge}, clip={self.clip}"
 
 
-def token_class(token: str) -> int:
-    """0 letters, 1 digits, 2 punctuation, 3 other (space, special)."""
-    text = token.replace("Ġ", "").replace("▁", "").strip()
-    if any(c.isalpha() for c in text):
-        return 0
-    if text.isdigit():
-        return 1
-    return 2 if text and all(c in string.punctuation for c in text) else 3
-
-
 def token_classes(tokenizer: str, vocab: int, trust_remote_code: bool = False) -> Tensor:
     """(V,) the class of every entry of the student's softmax; entries without a token are "other"."""
-    from ekd.models.load import load_tokenizer  # transformers takes seconds to import, and this is its only use here
+    # transformers takes seconds to import, and this is its only use here
+    from ekd.models.load import load_tokenizer
+    from ekd.models.token_kinds import KINDS, kind_table, texts_of
 
     source = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
-    table = torch.full((vocab,), 3)
-    for token, index in source.get_vocab().items():
-        if index < vocab:
-            table[index] = token_class(token)
-    return table
+    of_kind = torch.tensor([CLASSES[kind] for kind in KINDS])
+    return of_kind[kind_table(texts_of(source, vocab))]

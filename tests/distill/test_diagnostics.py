@@ -7,10 +7,11 @@ import torch
 from conftest import hf, traces
 
 from ekd.data.collate import Collate
-from ekd.distill.diagnostics import Diagnostics, closes, kind_of, place_in_sequence
+from ekd.distill.diagnostics import Diagnostics, closes, place_in_sequence
 from ekd.models.head import head_of, stats
 from ekd.models.load import load_model, load_tokenizer
 from ekd.models.rows import kl
+from ekd.models.token_kinds import kind_of
 from ekd.selector.random import Random
 from ekd.selector.topk import TopK
 from ekd.signal.teacher_entropy import TeacherEntropy

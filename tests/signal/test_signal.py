@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ekd.signal.bandit import FEATURES, token_class
+from ekd.models.load import load_tokenizer
+from ekd.signal.bandit import FEATURES, token_classes
 from ekd.types import Rows, Signal, Stats
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -406,6 +407,8 @@ def test_a_bandit_that_is_never_rewarded_says_so() -> None:
 
 
 def test_token_classes() -> None:
-    letters, digits, punctuation, other = ("Ġhello", "x2", "<|im_end|>"), ("42", "▁7"), ("+", "=="), ("Ġ", "½ ")
-    for index, tokens in enumerate((letters, digits, punctuation, other)):
-        assert {token_class(token) for token in tokens} == {index}
+    """Letters 0, digits 1, punctuation and operators 2, anything else 3; rows of the head beyond the tokenizer, too."""
+    classes, ids = token_classes("tiny", 272), load_tokenizer("tiny").get_vocab()
+    said = {token: int(classes[ids[token]]) for token in ("a", "<|im_end|>", "7", "+", ".", "Ġ")}
+    assert said == {"a": 0, "<|im_end|>": 0, "7": 1, "+": 2, ".": 2, "Ġ": 3}
+    assert set(classes[len(ids) :].tolist()) == {3}
