@@ -1,8 +1,8 @@
 """What a run's method is: read off its config, named by what differs from the defaults, equal when equal.
 
 A method is everything that decides what a student learns from a text and at which price: source, signal, selector,
-loss, samples, draws, temperature, tail, the share of cross entropy. Teacher, student, data and learning rate are no
-part of it: they are the conditions under which methods are compared.
+loss, samples, draws, temperature, tail, the share of cross entropy (of all rows, or by a gate). Teacher, student, data
+and learning rate are no part of it: they are the conditions under which methods are compared.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Method(NamedTuple):
     draws: int = 0  # the teacher's rows are counts of so many draws; 0: logprobs
     temperature: float = 1.0
     alpha_ce: float = 0.0
+    gate: Part | None = None  # which rows pay cross entropy in place of the loss; None: none
     tail: str = "bucket"
     unmatched: str = "end"
 
@@ -73,6 +74,7 @@ class Method(NamedTuple):
         words += [f"draws_{self.draws}"] if self.draws else []
         words += [f"T_{self.temperature:g}"] if self.temperature != 1 else []
         words += [f"ce_{self.alpha_ce:g}"] if self.alpha_ce else []
+        words += [gated(self.gate)] if self.gate else []
         words += [self.tail] if self.tail != "bucket" else []
         words += [f"unmatched_{self.unmatched}"] if self.unmatched != "end" else []
         return "-".join(words)
@@ -143,6 +145,7 @@ def method_of(config: Mapping[str, Any]) -> Method:
         draws=int((config.get("teacher") or {}).get("draws") or 0),
         temperature=float(student.get("temperature") or 1),
         alpha_ce=alpha,
+        gate=gate_of(config["gate"]) if config.get("gate") else None,
         tail=str(student.get("tail") or "bucket"),
         unmatched=str(student.get("unmatched") or "end"),
     )
@@ -183,6 +186,19 @@ def spelled(group: str, part: Part | None) -> str:
     numbers = [worded(value) for key, value in part.values if key in SHORT]
     words = [key if value is True else f"{key}_{worded(value)}" for key, value in unusual(group, part)]
     return "_".join([part.name, *numbers, *words])
+
+
+def gated(gate: Part) -> str:
+    """hard_others_topk_20_teacher_entropy: who pays cross entropy, and what divides."""
+    parts = (spelled(group, gate.get(group)) for group in ("selector", "signal"))
+    return "_".join(["hard", gate.get("hard"), *filter(None, parts)])
+
+
+def gate_of(node: Mapping[str, Any]) -> Part:
+    gate = part_of(node)
+    selector = gate.get("selector")
+    blind = selector is not None and selector.name in UNSCORED
+    return gate._replace(values=tuple(pair for pair in gate.values if not (blind and pair[0] == "signal")))
 
 
 def unusual(group: str, part: Part) -> Iterator[tuple[str, Value]]:

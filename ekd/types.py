@@ -89,6 +89,8 @@ class Stats(NamedTuple):
     entropy: Tensor  # (R,) nats, temperature 1, whole vocabulary
     log_q: Tensor  # (R, K+1) the student's mass on the row's known ids and, last, on everything else
     argmax: Tensor  # (R,) the student's most likely id
+    top: Tensor  # (R, some) its most likely ids, by falling probability; (R, 0) where no signal asks for them
+    log_top: Tensor  # (R, some) ln q of those
 
 
 class Rows(NamedTuple):
@@ -221,6 +223,15 @@ class NeedsDensity(Protocol):
     """A signal or loss that may need p of every id, as most do not: counts of draws say 0 of an id never drawn."""
 
     needs_density: bool
+
+
+@runtime_checkable
+class NeedsTop(Protocol):
+    """A signal that reads the student's most likely ids (`Stats.top`)."""
+
+    @property
+    def needs_top(self) -> int:
+        """How many; 0: none."""
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ METHOD = (
     "signal",
     "selector",
     "loss",
+    "gate",
     "source",
     "policy",
     "data",
@@ -66,6 +67,12 @@ LOSSES = """\
 
 Prices of one row on k+1 categories, in nats, at `student.temperature`; `student.alpha_ce` mixes cross entropy into any.
 """
+GATES = """\
+## Gates: which rows pay cross entropy in place of the loss
+
+`student.alpha_ce`, row by row; `signal@gate.signal=kl selector@gate.selector=threshold` divides the rows by something
+else, and `selector@gate.selector=random` is the control.
+"""
 AXES = """\
 ## The other two axes: samples and classes
 
@@ -79,7 +86,8 @@ one category; or, with `teacher.draws=64`, the ids that 64 draws from the teache
 2503.16870](https://arxiv.org/abs/2503.16870)): `p(j) ~ count_j / draws`, no tail. Draws are unbiased for
 `loss=forward_kl`; other losses see a noisy teacher. Losses with a `KL(q, p)` (`reverse_kl`, `entropy_gated`,
 `adaptive_kl`, `todi`) and signals that need p of every token (`teacher_ce`, `teacher_uncertainty`, `excess_ce`,
-`ce_ratio`, `reverse_kl`, `bandit`, `soft_or` with `scale=minmax`) are refused with draws, as are temperatures other
+`ce_ratio`, `reverse_kl`, `bandit`, `rock`, `prompt_gap`, `soft_or` with `scale=minmax`, `accumulated` of one of these)
+are refused with draws, as are temperatures other
 than 1. The entropy of the teacher stays exact, and `val/kl` becomes an unbiased estimate of the KL over the whole
 vocabulary, which lies above that on k+1 categories by what is inside the tail: compare drawn runs with drawn ones.
 """
@@ -124,7 +132,13 @@ def flat(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from flat(config[key], f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", str(value).lower() if isinstance(value, bool) else str(value)
+            yield f"{prefix}{key}", spelled(value)
+
+
+def spelled(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def parts(doc: str) -> tuple[str, str]:
@@ -200,6 +214,7 @@ def page() -> str:
     signals = [[named(e), e.what, e.formula, *needs(e.kind), e.source] for e in entries("signal")]
     selectors = [[named(e), e.what, e.formula, memory(e.kind), e.source] for e in entries("selector")]
     losses = [[named(e), e.what, e.formula, e.source] for e in entries("loss")]
+    gates = [[named(e), e.what, e.formula, e.source] for e in entries("gate")]
     samples = [[named(e), e.what, e.formula, e.source] for e in entries("data/samples")]
     return "\n".join(
         [
@@ -210,6 +225,8 @@ def page() -> str:
             table(["`selector=`", "what it is", "rule", "memory", "source"], selectors),
             LOSSES,
             table(["`loss=`", "what it is", "formula", "source"], losses),
+            GATES,
+            table(["`gate=`", "what it is", "rule", "source"], gates),
             AXES,
             table(["`data/samples=`", "what it is", "rule", "source"], samples),
             CLASSES,

@@ -29,7 +29,7 @@ NO_METHODS = {
     "qwen3_served",
     "qwen3_thinking",
 }
-GROUPS = ("selector", "signal", "loss", "data", "teacher", "student", "source", "policy")
+GROUPS = ("selector", "signal", "loss", "gate", "data", "teacher", "student", "source", "policy")
 
 register()
 
@@ -37,7 +37,9 @@ register()
 def method(*overrides: str) -> Method:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", list(overrides))
-    return method_of({name: OmegaConf.to_container(config[name], resolve=True) for name in GROUPS if name in config})
+    return method_of(
+        {name: OmegaConf.to_container(config[name], resolve=True) for name in GROUPS if config.get(name) is not None}
+    )
 
 
 def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None:
@@ -67,6 +69,12 @@ def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None
         (("loss=cross_entropy",), "teacher_free"),
         (("student.alpha_ce=1",), "teacher_free"),
         (("student.alpha_ce=0.5",), "vanilla-ce_0.5"),
+        (("gate=hard_label",), "vanilla-hard_others_topk_20_teacher_entropy"),
+        (("experiment=bridge_garden",), "vanilla-hard_others_teacher_uncertainty"),
+        (
+            ("gate=hard_label", "selector@gate.selector=random", "gate.hard=chosen"),
+            "vanilla-hard_chosen_random_20",
+        ),
         (("student.tail=truncate", "selector=topk"), "topk_20-truncate"),
         (("data/samples=top", "signal@data.samples.by=kl"), "vanilla-top_samples_20_by_kl"),
         (("data/samples=random",), "vanilla-random_samples_20"),

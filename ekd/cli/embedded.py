@@ -25,6 +25,7 @@ METHOD = {
     "signal",
     "selector",
     "loss",
+    "gate",
     "source",
     "policy",
     "data",

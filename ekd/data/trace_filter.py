@@ -22,7 +22,7 @@ from ekd.data.collate import Collate
 from ekd.data.traces import Traces
 from ekd.files import Damaged, read_json, write_json
 from ekd.models.reader import read_batch
-from ekd.models.rows import matched, rows_where
+from ekd.models.rows import matched, rows_where, top_of
 from ekd.models.source import home
 from ekd.models.spec import ModelSpec
 from ekd.store.store import Store
@@ -124,11 +124,12 @@ class TopSamples:
 
     @torch.inference_mode()
     def score(self, store: Store, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
-        model = self.spec.load().eval()
+        model, top = self.spec.load().eval(), top_of(self.by)
         traces, collate = Traces(store, keys), Collate(store.origin["vocab"], draws=store.layout.draws > 0)
         order = sorted(range(len(keys)), key=lambda i: traces.lengths[i])
         for indices in track(pack(order, traces.lengths, self.max_tokens), "scoring samples", transient=True):
-            _, rows = read_batch(model, collate([traces[i] for i in indices]), budget_mb=self.head_mb)
+            batch = collate([traces[i] for i in indices])
+            _, rows = read_batch(model, batch, budget_mb=self.head_mb, top=top)
             rows = matched(rows)
             for place, index in enumerate(indices):
                 yield keys[index], mean_score(self.by, rows_where(rows, rows.sequence == place))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ekd.data.cached import TraceData, norm_column
 from ekd.data.mix import Stores
@@ -50,20 +50,21 @@ def check_texts(data: TraceData, student: Student) -> None:
             f"loss={student.loss} prices tokens that the student itself wrote, and these texts are others': set "
             "source=rounds, source=mix or policy=student, or take loss=reverse_kl"
         )
-    signal, read_once = student.signal, data.collector.contrast is None and not isinstance(data.source, Stores)
-    if isinstance(signal, NeedsContrast) and signal.needs_contrast and read_once:
-        raise ValueError(
-            f"signal={signal} compares two readings and these traces have one: trace with contrast=no_prompt, "
-            "with_answer, with_solution, paraphrase or text"
-        )
+    read_once = data.collector.contrast is None and not isinstance(data.source, Stores)
+    for signal in student.signals:
+        if isinstance(signal, NeedsContrast) and signal.needs_contrast and read_once:
+            raise ValueError(
+                f"signal={signal} compares two readings and these traces have one: trace with contrast=no_prompt, "
+                "with_answer, with_solution, paraphrase or text"
+            )
     check_teachers(data, student)
 
 
 def check_teachers(data: TraceData, student: Student) -> None:
     """A signal that compares teachers has several in what is trained on; samples are chosen in the traces of one."""
     several = isinstance(data.source, Stores) and data.source.mean
-    scores = {"signal": (student.signal, several), "data.samples.by": (ranked_by(data), False)}
-    for name, (signal, there) in scores.items():
+    for name, signal in scored_by(data, student).items():
+        there = several and name != "data.samples.by"
         if isinstance(signal, NeedsAgreement) and signal.needs_agreement and not there:
             raise ValueError(
                 f"{name}={signal} compares several teachers of one text and these traces have one: train with "
@@ -72,9 +73,10 @@ def check_teachers(data: TraceData, student: Student) -> None:
             )
 
 
-def ranked_by(data: TraceData) -> Signal | None:
-    """The signal that whole traces are chosen by."""
-    return data.samples.by if isinstance(data.samples, TopSamples) else None
+def scored_by(data: TraceData, student: Student) -> dict[str, Signal | None]:
+    """The signals by which rows, and whole traces, are chosen, by what they are called."""
+    by = data.samples.by if isinstance(data.samples, TopSamples) else None
+    return dict(zip(("signal", "gate.signal"), student.signals, strict=False)) | {"data.samples.by": by}
 
 
 def check_drawn(draws: int, data: TraceData, student: Student) -> None:
@@ -90,8 +92,7 @@ def check_drawn(draws: int, data: TraceData, student: Student) -> None:
             f"{said} has no tail, so student.tail={student.objective.tail} would change nothing or undo what draws "
             "are for: set student.tail=bucket, or teacher.draws=0"
         )
-    scores: dict[str, Any] = {"signal": student.signal, "data.samples.by": ranked_by(data)}
-    for name, signal in scores.items():
+    for name, signal in scored_by(data, student).items():
         if isinstance(signal, NeedsDensity) and signal.needs_density:
             raise ValueError(
                 f"{name}={signal} needs the teacher's probability of every token, and {said} counts 0 for what was "

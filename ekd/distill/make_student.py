@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from ekd.distill.hard_label import HardLabel
 from ekd.distill.settings import Build, Objective, Pace
 from ekd.distill.student import Student
 from ekd.models.lora import Lora
@@ -29,6 +30,7 @@ def make_student(
     signal: Signal,
     selector: Selector,
     loss: Loss,
+    gate: HardLabel | None,
     temperature: float,
     alpha_ce: float,
     tail: str,
@@ -56,5 +58,5 @@ def make_student(
             optimizer=optimizer, schedule=schedule, warmup=warmup, supervised_tokens=supervised_tokens,
             grad_limit=grad_limit,
         ),
-        signal=signal, selector=selector, loss=loss,
+        signal=signal, selector=selector, loss=loss, gate=gate,
     )  # fmt: skip

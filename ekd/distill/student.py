@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ekd.distill.diagnostics import Diagnostics
 from ekd.distill.guard import check_kl, check_step, gradient_norm
+from ekd.distill.hard_label import HardLabel
 from ekd.distill.schedule import set_rate
 from ekd.distill.settings import Build, Objective, Pace
 from ekd.distill.tally import count_batch
@@ -23,7 +24,7 @@ from ekd.models.checkpoint import about_checkpoint, restore
 from ekd.models.head import Head, check_head, distill, head_of
 from ekd.models.load import check_borders
 from ekd.models.reader import agreement, divergence, matched_with_student, response_hidden, with_student
-from ekd.models.rows import at_temperature, matched, where
+from ekd.models.rows import at_temperature, matched, top_of, where
 from ekd.models.spec import ModelSpec
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal
 
@@ -44,17 +45,24 @@ class Student(L.LightningModule):
         signal: Signal,
         selector: Selector,
         loss: Loss,
+        gate: HardLabel | None,
     ) -> None:
         super().__init__()
         if spec.quantize and build.lora is None:
             raise ValueError(
                 f"student.quantize={spec.quantize} freezes the weights, so something else has to learn: student=qlora"
             )
+        if gate is not None and objective.alpha_ce:
+            raise ValueError(
+                f"student.alpha_ce={objective.alpha_ce} and gate=hard_label both say how much of a price is cross "
+                "entropy: leave student.alpha_ce=0, or gate=null"
+            )
         self.spec, self.build, self.objective, self.pace = spec, build, objective, pace
         # Of which weights; kept in checkpoints.
         self.start = None if build.start is None else about_checkpoint(Path(build.start))
         self.strict_loading = build.lora is None  # else checkpoints hold the adapters alone
-        self.signal, self.selector, self.loss = signal, selector, loss
+        self.signal, self.selector, self.loss, self.gate = signal, selector, loss, gate
+        self.looks = any(one.needs_student for one in self.signals)  # at the student, to score a row
         self.model: PreTrainedModel | None = None
         # `count_batch` of this rank since the last step. No buffer: DDP would overwrite it
         self.tally = torch.zeros(6)
@@ -156,7 +164,7 @@ class Student(L.LightningModule):
             weight[keep],
             self.loss,
             unmatched=~rows.valid[keep],
-            **self.objective.terms,
+            **self.objective.terms | self._alpha(scored, rows.valid, keep),
         )
         self.tally = self.tally.to(weight.device) + count_batch(self.selector, total.detach(), weight, rows)
         for part in (self.signal, self.selector):
@@ -195,16 +203,35 @@ class Student(L.LightningModule):
     def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> tuple[Tensor, Rows]:
         """-> weight (R,), and the rows that were scored: those with a teacher. Others are in no percentile."""
         weight = torch.zeros(len(rows.valid), device=hidden.device)
-        scored = self._seen(hidden, head, rows) if self.signal.needs_student else matched(rows)
+        scored = self._seen(hidden, head, rows) if self.looks else matched(rows)
         # also with no rows at all: on several ranks both may wait for the others
         weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
         if self.objective.unmatched != "none":
             weight[~rows.valid & (rows.end | (self.objective.unmatched == "all"))] = 1.0
         return weight, scored
 
+    @property
+    def signals(self) -> list[Signal]:
+        """All that score a row."""
+        return [self.signal, *([] if self.gate is None else [self.gate.signal])]
+
+    @property
+    def sight(self) -> dict[str, Any]:
+        """How the head is read for them: see `ekd.models.head.stats`."""
+        return {"budget_mb": self.objective.head_mb, "top": top_of(*self.signals)}
+
+    @torch.no_grad()
+    def _alpha(self, scored: Rows, valid: Tensor, keep: Tensor) -> dict[str, Tensor]:
+        """alpha_ce of each kept row, where a gate says so."""
+        if self.gate is None:
+            return {}
+        share = torch.zeros(len(valid), device=valid.device)
+        share[valid] = self.gate(scored).to(share.dtype)
+        return {"alpha_ce": share[keep]}
+
     def _seen(self, hidden: Tensor, head: Head, rows: Rows) -> Rows:
         """The rows that have a teacher distribution, with what the student thinks there."""
-        return matched_with_student(hidden, head, rows, budget_mb=self.objective.head_mb)
+        return matched_with_student(hidden, head, rows, **self.sight)
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """The one place of reduction: gradients of a sum become those of a mean over all weight that was paid for, or
@@ -237,7 +264,7 @@ class Student(L.LightningModule):
     def validation_step(self, batch: Batch, _: int) -> None:
         """Every response row, whatever the selector, at temperature 1: comparable across a sweep."""
         assert self.model is not None
-        rows = with_student(self.hidden(batch), head_of(self.model), batch.rows, budget_mb=self.objective.head_mb)
+        rows = with_student(self.hidden(batch), head_of(self.model), batch.rows, **self.sight)
         assert rows.student is not None
         known = matched(rows)
         values = {

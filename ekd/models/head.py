@@ -21,6 +21,7 @@ from ekd.models.logits import (
     as_product,
     chunk_rows,
     chunks,
+    fill_absent,
     finish,
     multiply,
     split_view,
@@ -60,24 +61,32 @@ class Terms(NamedTuple):
     unmatched: Tensor  # (N,) bool
     loss: Loss
     temperature: float
-    alpha_ce: float
+    alpha_ce: float | Tensor  # of all rows, or (N,) of each
     tail: str
 
     def rows(self, part: slice) -> Terms:
         return self._replace(
-            ids=self.ids[part], log_p=self.log_p[part], weight=self.weight[part], unmatched=self.unmatched[part]
+            ids=self.ids[part],
+            log_p=self.log_p[part],
+            weight=self.weight[part],
+            unmatched=self.unmatched[part],
+            alpha_ce=self.alpha_ce[part] if isinstance(self.alpha_ce, Tensor) else self.alpha_ce,
         )
+
+    def everywhere(self, alpha_ce: float) -> bool:
+        """Whether all rows have this one share; where each has its own, nobody looks."""
+        return not isinstance(self.alpha_ce, Tensor) and self.alpha_ce == alpha_ce
 
     def temperatures(self) -> tuple[float, ...]:
         """Those at which a softmax is needed; cross entropy is at 1, and comes last."""
-        if self.temperature != 1 and self.alpha_ce == 0 and not bool(self.unmatched.any()):
+        if self.temperature != 1 and self.everywhere(0) and not bool(self.unmatched.any()):
             return (self.temperature,)
-        return (1.0,) if self.temperature == 1 or self.alpha_ce == 1 else (self.temperature, 1.0)
+        return (1.0,) if self.temperature == 1 or self.everywhere(1) else (self.temperature, 1.0)
 
     def price(self, log_qs: list[Tensor]) -> Tensor:
         """log_qs (n, K+1), one for each temperature -> (n,), differentiable."""
         ce = -log_qs[-1][:, 0]
-        if self.alpha_ce == 1:
+        if self.everywhere(1):
             return ce
         log_p, log_q = self.log_p.to(ce.dtype).clamp_min(EMPTY), log_qs[0]
         if self.tail != "bucket":
@@ -107,7 +116,7 @@ def distill(
     *,
     unmatched: Tensor | None = None,
     temperature: float = 1.0,
-    alpha_ce: float = 0.0,
+    alpha_ce: float | Tensor = 0.0,
     tail: str = "bucket",
     budget_mb: float,
 ) -> tuple[Tensor, Tensor]:
@@ -117,7 +126,7 @@ def distill(
     the tail last; weight (N,); unmatched (N,) bool: rows without a teacher, which pay cross entropy alone.
 
         price = (1 - alpha_ce) T^2 loss(ln p, ln q at T) + alpha_ce CE
-        CE = -ln q of column 0, the next token, at temperature 1
+        CE = -ln q of column 0, the next token, at temperature 1;  alpha_ce of all rows, or (N,) of each
 
     tail: `bucket` keeps everything else as one category; `renormalise` divides both sides by what their known ids hold,
     so that the tail has no gradient; `truncate` leaves it out of the sum. budget_mb: megabytes for logits, whatever N.
@@ -137,12 +146,15 @@ def distill(
 def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
     if terms.tail not in TAILS:
         raise ValueError(f"tail is one of {', '.join(TAILS)}, not {terms.tail!r}")
-    if not terms.temperature > 0 or not 0 <= terms.alpha_ce <= 1 or not budget_mb > 0:
+    n, k = terms.ids.shape
+    share = torch.as_tensor(terms.alpha_ce)
+    if not terms.temperature > 0 or not bool(((share >= 0) & (share <= 1)).all()) or not budget_mb > 0:
         raise ValueError(
             "temperature and budget_mb are more than 0 and alpha_ce is 0 to 1, "
             f"not {terms.temperature}, {budget_mb} and {terms.alpha_ce}"
         )
-    n, k = terms.ids.shape
+    if share.shape not in ((), (n,)):
+        raise ValueError(f"alpha_ce is one number, or one for each of {n} rows, not {tuple(share.shape)}")
     shapes = (tuple(terms.log_p.shape), len(terms.weight), len(terms.unmatched), len(hidden))
     if shapes != ((n, k + 1), n, n, n) or k == 0:
         raise ValueError(
@@ -166,19 +178,22 @@ def _factors(hidden: Tensor, head: Head) -> tuple[tuple[Tensor, ...], tuple[Tens
 
 
 @torch.no_grad()
-def stats(hidden: Tensor, head: Head, teacher_ids: Tensor, *, budget_mb: float) -> Stats:
-    """What the student thinks at temperature 1, without gradient: hidden (N, H), teacher_ids (N, K) padded by -1."""
+def stats(hidden: Tensor, head: Head, teacher_ids: Tensor, *, budget_mb: float, top: int = 0) -> Stats:
+    """What the student thinks at temperature 1, without gradient: hidden (N, H), teacher_ids (N, K) padded by -1.
+
+    top: how many of its most likely ids are named; each costs one more look at every logit.
+    """
     xs, ws = _factors(hidden, head)
     product = as_product(head.bias, (*xs, *ws), head.scale, head.softcap)
     parts = chunks(len(hidden), chunk_rows(product, budget_mb, 1, False))
     pool = Pool.make(product, max(p.stop - p.start for p in parts), 1, False)
-    seen = [_look(product.rows(p), pool.rows(slice(p.stop - p.start)), teacher_ids[p]) for p in parts]
+    seen = [_look(product.rows(p), pool.rows(slice(p.stop - p.start)), teacher_ids[p], top) for p in parts]
     return Stats(*(torch.cat(column) for column in zip(*seen, strict=True)))
 
 
-def _look(part: Product, pool: Pool, ids: Tensor) -> Stats:
+def _look(part: Product, pool: Pool, ids: Tensor, names: int) -> Stats:
     view = split_view(part, pool, ids)
-    (_, top, total, known), dot, highest = view
+    (rest, top, total, known), dot, highest = view
     scores = view.split.scores()
     log_q = scores.log_softmax(1).clamp_min_(EMPTY)
     log_top = top - scores.logsumexp(1, keepdim=True)  # ln q of the tail's highest id
@@ -186,7 +201,10 @@ def _look(part: Product, pool: Pool, ids: Tensor) -> Stats:
     entropy = -tail[:, 0] - (log_q[:, :-1].exp() * log_q[:, :-1]).sum(1)
     best, index = known.max(1, keepdim=True)
     argmax = torch.where((total == 0) | (best > top), ids.gather(1, index), highest)
-    return Stats(entropy.clamp_min_(0.0), log_q, argmax[:, 0])
+    if names:  # `rest` is z - top in the tail; with the known ids put back, all of it
+        rest.scatter_(1, fill_absent(ids), torch.where(ids < 0, known[:, :1], known) - top)
+    mass, likeliest = (rest if names else rest[:, :0]).topk(min(names, rest.shape[1]), 1)
+    return Stats(entropy.clamp_min_(0.0), log_q, argmax[:, 0], likeliest, mass + log_top)
 
 
 def head_of(model: PreTrainedModel) -> Head:

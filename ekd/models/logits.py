@@ -164,7 +164,7 @@ def gradient(splits: list[Split], gs: list[Tensor], temperatures: tuple[float, .
 class ChunkView(NamedTuple):
     """A chunk at temperature 1 for those who only look."""
 
-    split: Split  # its `e` is used up
+    split: Split  # its `e` is z - top in the tail, 0 at the known ids
     dot: Tensor  # (n, 1) sum of e (z - top) over the tail
     highest: Tensor  # (n, 1) the tail's most likely id
 

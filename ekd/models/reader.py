@@ -32,18 +32,20 @@ def response_hidden(decode: Callable[..., Any], batch: Batch) -> Tensor:
     return states.flatten(0, 1).index_select(0, where(batch.mask.flatten()))
 
 
-def with_student(hidden: Tensor, head: Head, rows: Rows, *, budget_mb: float) -> Rows:
+def with_student(hidden: Tensor, head: Head, rows: Rows, *, budget_mb: float, top: int = 0) -> Rows:
     """All rows, with what the model thinks at each (temperature 1, no gradient)."""
-    return rows._replace(student=stats(hidden, head, rows.teacher_ids, budget_mb=budget_mb))
+    return rows._replace(student=stats(hidden, head, rows.teacher_ids, budget_mb=budget_mb, top=top))
 
 
-def matched_with_student(hidden: Tensor, head: Head, rows: Rows, *, budget_mb: float) -> Rows:
+def matched_with_student(hidden: Tensor, head: Head, rows: Rows, *, budget_mb: float, top: int = 0) -> Rows:
     """Only the rows that have a teacher distribution; the head reads no others."""
     known = matched(rows)
-    return with_student(hidden if known is rows else hidden[rows.valid], head, known, budget_mb=budget_mb)
+    return with_student(hidden if known is rows else hidden[rows.valid], head, known, budget_mb=budget_mb, top=top)
 
 
-def read_batch(model: PreTrainedModel, batch: Batch, *, budget_mb: float = HEAD_MB) -> tuple[Tensor, Rows]:
+def read_batch(
+    model: PreTrainedModel, batch: Batch, *, budget_mb: float = HEAD_MB, top: int = 0
+) -> tuple[Tensor, Rows]:
     """-> hidden (R, H) and the rows with the student filled, on the model's device. Raises ValueError for an id that
     the model's head has no row for: its tokenizer is another.
     """
@@ -56,7 +58,7 @@ def read_batch(model: PreTrainedModel, batch: Batch, *, budget_mb: float = HEAD_
         )
     with torch.no_grad():
         hidden = response_hidden(model.get_decoder().__call__, batch)
-        return hidden, with_student(hidden, head, batch.rows, budget_mb=budget_mb)
+        return hidden, with_student(hidden, head, batch.rows, budget_mb=budget_mb, top=top)
 
 
 def divergence(rows: Rows) -> Tensor:

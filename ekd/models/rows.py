@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ekd.models.logits import EMPTY
 from ekd.models.tail import floored
-from ekd.types import Rows, Stats
+from ekd.types import NeedsTop, Rows, Signal, Stats
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -31,6 +31,11 @@ def rows_where(rows: Rows, mask: Tensor) -> Rows:
     columns = {name: value[mask] for name, value in rows._asdict().items() if isinstance(value, Tensor)}
     seen = None if rows.student is None else Stats(*(value[mask] for value in rows.student))
     return Rows(**(rows._asdict() | columns | {"student": seen}))
+
+
+def top_of(*signals: Signal) -> int:
+    """How many of the student's most likely ids these signals read between them."""
+    return max((one.needs_top for one in signals if isinstance(one, NeedsTop)), default=0)
 
 
 def matched(rows: Rows) -> Rows:

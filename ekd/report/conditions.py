@@ -19,13 +19,13 @@ from ekd.report.cell import Cell
 IDLE = re.compile(
     r"(seed|ckpt|data\.seed|method|budget|plan|plan_gb|controls)|(callback|logger|hydra)\..*"
     r"|trainer\.(default_root_dir|logger|callbacks).*|keep_checkpoints|save_student"
-    r"|student\.(start|(signal|selector|loss)(\..*)?)|data\.source(\..*)?"
+    r"|student\.(start|(signal|selector|loss|gate)(\..*)?)|data\.source(\..*)?"
     r"|data\.(temperature|collector\.(teacher|dataset|prompt|tokenizer|contrast|policy).*)"
     r"|benchmark\.(dataset|prompt)(\..*)?"
 )
 # What makes a method: see `ekd.method`.
 METHOD = re.compile(
-    r"(signal|selector|loss|source|policy)(\..*)?|data\.samples(\.(?!seed$).*)?|teacher\.draws"
+    r"(signal|selector|loss|gate|source|policy)(\..*)?|data\.samples(\.(?!seed$).*)?|teacher\.draws"
     r"|student\.(temperature|alpha_ce|tail|unmatched)"
 )
 

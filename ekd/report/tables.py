@@ -45,7 +45,19 @@ def method_table(section: Section, results: Sequence[Result]) -> Table:
     return Table("methods", f"{section.title}: methods", head, rows, notes)
 
 
-PARTS = ("signal", "loss", "source", "policy", "samples", "draws", "temperature", "alpha_ce", "tail", "unmatched")
+PARTS = (
+    "signal",
+    "loss",
+    "source",
+    "policy",
+    "samples",
+    "draws",
+    "temperature",
+    "alpha_ce",
+    "gate",
+    "tail",
+    "unmatched",
+)
 
 
 def varied(methods: Sequence[Method]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ekd.models.rows import top_of
 from ekd.signal.scale import check_scale, scaled
 from ekd.types import NeedsAgreement, NeedsContrast, NeedsDensity, Rows, Signal
 
@@ -55,6 +56,10 @@ class Weighted:
     @property
     def needs_agreement(self) -> bool:
         return any(isinstance(signal, NeedsAgreement) and signal.needs_agreement for signal in self.signals.values())
+
+    @property
+    def needs_top(self) -> int:
+        return top_of(*self.signals.values())
 
     def __call__(self, rows: Rows) -> Tensor:
         """-> (R,)"""

@@ -17,6 +17,7 @@ from test_student import student
 from ekd.cli.door import build
 from ekd.data.collate import Collate
 from ekd.distill.compatibility import check_compatibility
+from ekd.distill.hard_label import HardLabel
 from ekd.loss.forward_kl import ForwardKL
 from ekd.loss.reverse_kl import ReverseKL
 from ekd.loss.skew_reverse_kl import SkewReverseKL
@@ -120,6 +121,9 @@ class Wire:
         raise ConnectionError("a refusal needs no server")
 
 
+GATE = HardLabel(signal=CERatio(entropy="none"), selector=TopK(k_percent=20, scope="sequence"), hard="chosen")
+
+
 @pytest.mark.parametrize(
     ("teacher", "learner", "served", "said"),
     [
@@ -130,6 +134,7 @@ class Wire:
         (hf(temperatures=[2.0]), {"temperature": 2.0}, {}, "are one setting"),
         (hf(draws=9), {"tail": "renormalise"}, {}, "set student.tail=bucket"),
         (hf(draws=9), {"signal": CERatio(entropy="none")}, {}, "take a signal such as student_entropy"),
+        (hf(draws=9), {"gate": GATE}, {}, "gate.signal=CERatio"),
         (hf(draws=9), {}, {"samples": top(by=CERatio(entropy="none"))}, "data.samples.by=CERatio"),
     ],
 )

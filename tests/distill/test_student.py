@@ -9,6 +9,7 @@ import torch
 from conftest import hf, traces
 
 from ekd.data.collate import Collate
+from ekd.distill.hard_label import HardLabel
 from ekd.distill.make_student import make_student
 from ekd.distill.student import Student
 from ekd.loss.cross_entropy import CrossEntropy
@@ -16,12 +17,14 @@ from ekd.loss.forward_kl import ForwardKL
 from ekd.loss.reverse_kl import ReverseKL
 from ekd.models.head import head_of, stats
 from ekd.models.rows import at_temperature, kl, matched
+from ekd.selector.adaptive import Adaptive
 from ekd.selector.bucket import Bucket
 from ekd.selector.random import Random
 from ekd.selector.topk import TopK
 from ekd.selector.vanilla import Vanilla
 from ekd.signal.student_entropy import StudentEntropy
 from ekd.signal.teacher_entropy import TeacherEntropy
+from ekd.signal.teacher_uncertainty import TeacherUncertainty
 
 SELECTORS = {
     "vanilla": Vanilla,
@@ -35,7 +38,7 @@ def student(**changes) -> Student:
     values = {
         "model": "tiny", "layers": "all", "dtype": "float32", "attention": "sdpa", "quantize": None, "lora": None,
         "gradient_checkpointing": False, "compile": False, "start": None, "trust_remote_code": False,
-        "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(),
+        "signal": TeacherEntropy(), "selector": Vanilla(), "loss": ForwardKL(), "gate": None,
         "temperature": 1.0, "alpha_ce": 0.0, "tail": "bucket", "unmatched": "end", "head_mb": 1.0,
         "optimizer": partial(torch.optim.AdamW, lr=1e-3), "schedule": "constant", "warmup": 0.0,
         "supervised_tokens": None, "grad_limit": 1e4,
@@ -197,6 +200,43 @@ def test_cross_entropy_is_the_next_tokens_and_alpha_mixes_it_in():
     torch.testing.assert_close(price(student(loss=CrossEntropy()), batch).float(), ce, atol=1e-5, rtol=1e-5)
     pure, mixed = price(student(), batch), price(student(alpha_ce=0.25), batch)
     torch.testing.assert_close(mixed, 0.75 * pure + 0.25 * ce, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hard", ["others", "chosen"])
+def test_a_gate_gives_each_row_one_of_two_prices(hard):
+    batch = Collate(272)(traces(3, teacher=hf(mass=1.0, max_k=272)))
+    logits = student().model(batch.input_ids).logits[batch.mask]
+    ce = torch.nn.functional.cross_entropy(logits, batch.rows.target, reduction="none")
+    expected = []
+    for sequence in batch.rows.sequence.unique().tolist():
+        here = [r for r in range(len(ce)) if batch.rows.sequence[r] == sequence]
+        entropy = batch.rows.teacher_entropy.tolist()
+        high = sorted(here, key=lambda r: (-entropy[r], r))[: -(-len(here) // 5)]
+        exact = [r for r in here if (r in high) == (hard == "chosen")]
+        soft = dense_kl(batch)
+        expected += [ce[r] if r in exact else soft[r] for r in here]
+    gate = HardLabel(signal=TeacherEntropy(), selector=TopK(k_percent=20, scope="sequence"), hard=hard)
+    want = torch.stack([one.double() for one in expected]).mean()
+    torch.testing.assert_close(price(student(gate=gate), batch).double(), want, atol=1e-4, rtol=1e-4)
+    graded = HardLabel(signal=TeacherUncertainty(), selector=None, hard=hard)
+    p = batch.rows.teacher_logprobs[:, 0].exp().double()
+    share = 1 - p if hard == "chosen" else p
+    want = (share * ce + (1 - share) * dense_kl(batch)).mean()
+    torch.testing.assert_close(price(student(gate=graded), batch).double(), want, atol=1e-4, rtol=1e-4)
+    seen = HardLabel(signal=StudentEntropy(), selector=Vanilla(), hard="chosen")  # it is asked for what it needs
+    torch.testing.assert_close(price(student(gate=seen), batch).double(), ce.mean().double(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_gate_with_memory_travels_and_one_that_would_learn_is_refused():
+    lot = Random(k_percent=20, seed=0, scope="sequence")
+    made = student(gate=HardLabel(signal=TeacherEntropy(), selector=lot, hard="others"))
+    made.training_step(Collate(272)(traces(2)), 0)
+    assert int(made.state_dict()["gate.selector.step"]) == 1
+    adaptive = Adaptive(k_percent=50, lowest=10, by=0.1, change=0.1, decay=0.9, warm_up=1, scope="sequence")
+    with pytest.raises(ValueError, match=r"gate\.selector=Adaptive.* learns"):
+        HardLabel(signal=TeacherEntropy(), selector=adaptive, hard="others")
+    with pytest.raises(ValueError, match="both say"):
+        student(gate=made.gate, alpha_ce=0.5)
 
 
 def test_temperature_is_that_of_the_dense_formula():

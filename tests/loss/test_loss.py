@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ekd.models.head import EMPTY, Head, distill
-from ekd.types import Loss
+from ekd.types import Loss, NeedsDensity, NeedsOwnText
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
@@ -165,6 +165,7 @@ REFERENCES = {
     "todi": lambda p, q: kl(p, q) + kl(q, p),  # its weights make the value Jeffreys' divergence
     "uld": uld,
     "weighted": lambda p, q: (kl(p, q) + kl(q, p)) / 2,
+    "soft_clamp": lambda p, q: kl(p, q) if kl(p, q) <= 5 else 5 * (1 + math.log(kl(p, q) / 5)),
 }
 
 
@@ -267,11 +268,30 @@ def test_any_loss_joins_the_mix_from_the_command_line() -> None:
         ("dkd", "beta=-1", "beta=-1"),
         ("alpha_beta", "alpha=0", "alpha=0"),
         ("weighted", "weights.forward_kl=-1", "-1"),
+        ("soft_clamp", "limit=0", "limit=0"),
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, override: str, says: str) -> None:
     with pytest.raises(Exception, match=says):
         build(name, override)
+
+
+@pytest.mark.parametrize("inner", ["forward_kl", "reverse_kl", "policy_gradient"])
+def test_a_soft_clamp_shrinks_the_slope_of_extreme_prices_and_no_other(inner: str) -> None:
+    log_p, log_q = pair(29, rows=60)
+    clamped = mixed_in("soft_clamp", inner, "limit=0.5")
+    price = LOSSES[inner](log_p, log_q)
+    factor = (0.5 / price.abs()).clamp(max=1)
+    assert (factor < 1).any() and (factor == 1).any()
+    torch.testing.assert_close(slope(clamped, log_p, log_q), factor[:, None] * slope(LOSSES[inner], log_p, log_q))
+    assert isinstance(clamped, NeedsOwnText) and clamped.needs_own_text == (inner == "policy_gradient")
+    assert isinstance(clamped, NeedsDensity) and clamped.needs_density == (inner != "forward_kl")
+
+
+def mixed_in(name: str, inner: str, *overrides: str) -> Loss:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(None, [f"+loss={name}", f"loss@loss.of={inner}", *(f"loss.{o}" for o in overrides)])
+    return instantiate(config.loss, _convert_="all")
 
 
 @settings(deadline=None, max_examples=25)

@@ -236,6 +236,11 @@ def test_stats(v: int) -> None:
             torch.testing.assert_close(seen.entropy, -(log.exp() * log).sum(1))
             torch.testing.assert_close(seen.log_q, categories(z, c.ids))
             torch.testing.assert_close(seen.argmax, z.argmax(1))
+            assert seen.top.shape == (len(z), 0), "nobody asked"
+            more = stats(c.hidden, c.head, c.ids, budget_mb=rows_mb(4, v), top=7)
+            assert torch.equal(more.top, z.topk(7).indices)
+            torch.testing.assert_close(more.log_top, log.topk(7).values)
+            assert all(torch.equal(a, b) for a, b in zip(more[:3], seen[:3], strict=True))
 
 
 def test_two_runs_give_the_same_bits() -> None:
@@ -256,7 +261,7 @@ def test_nothing_chosen_gives_zero_and_gradients_of_zero() -> None:
         total.backward()
         assert total == 0 and price.shape == (0,)
         assert all(torch.equal(x.grad, torch.zeros_like(x)) for x in c.leaves())
-        assert [len(x) for x in stats(none.hidden, c.head, none.ids, budget_mb=1)] == [0, 0, 0]
+        assert [len(x) for x in stats(none.hidden, c.head, none.ids, budget_mb=1, top=3)] == [0, 0, 0, 0, 0]
 
 
 def test_unmatched_rows_cost_cross_entropy_whatever_the_loss() -> None:
@@ -265,6 +270,24 @@ def test_unmatched_rows_cost_cross_entropy_whatever_the_loss() -> None:
         _, price = ours(c, FEW["tvd"], temperature=temperature)
         expected = F.cross_entropy(logits(c)[3], c.ids[3, 0])
         torch.testing.assert_close(price[3], expected.detach())
+
+
+def test_each_row_may_have_a_share_of_cross_entropy_of_its_own() -> None:
+    c = case(unmatched=True)
+    share = torch.linspace(0, 1, len(c.hidden), dtype=torch.float64)
+    for temperature in (1.0, 3.0):
+        for mb in (BIG, rows_mb(4, 50)):
+            total, price = ours(c, FEW["jsd"], mb, temperature=temperature, alpha_ce=share)
+            grads = torch.autograd.grad(total, c.leaves())
+            soft, hard = (dense(c, FEW["jsd"], temperature=temperature, alpha_ce=a) for a in (0.0, 1.0))
+            expected = ((1 - share) * soft[1] + share * hard[1]) * c.weight
+            torch.testing.assert_close(price * c.weight, expected.detach())
+            for one, other in zip(grads, torch.autograd.grad(expected.sum(), c.leaves()), strict=True):
+                torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="one for each of 13 rows"):
+        ours(c, FEW["jsd"], alpha_ce=share[:5])
+    with pytest.raises(ValueError, match="alpha_ce is 0 to 1"):
+        ours(c, FEW["jsd"], alpha_ce=share * 2)
 
 
 def test_weights_are_linear_and_carry_no_gradient() -> None:

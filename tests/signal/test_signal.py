@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ekd.models.load import load_tokenizer
+from ekd.models.rows import top_of
 from ekd.signal.bandit import FEATURES, token_classes
+from ekd.signal.rock import Rock
 from ekd.types import Rows, Signal, Stats
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -53,7 +55,7 @@ def make(seed: int, sizes: tuple[int, ...] = (5, 1, 8), k: int = 6, twin: bool =
     def entropy(x: Tensor) -> Tensor:
         return -(x * x.log()).sum(-1).float()
 
-    length = torch.tensor(sizes)
+    length, top = torch.tensor(sizes), q.topk(16)
     rows = Rows(
         sequence=torch.repeat_interleave(2 * torch.arange(len(sizes)), length),
         position=torch.cat([torch.arange(n) for n in sizes]),
@@ -68,7 +70,7 @@ def make(seed: int, sizes: tuple[int, ...] = (5, 1, 8), k: int = 6, twin: bool =
         vocab=VOCAB,
         contrast=-3 * torch.rand(count, generator=source),
         agreement=torch.rand(count, generator=source),
-        student=Stats(entropy(q), known(q).clamp(min=-1e30), q.argmax(-1)),
+        student=Stats(entropy(q), known(q).clamp(min=-1e30), q.argmax(-1), top.indices, top.values.log().float()),
     )
     return rows, p, q
 
@@ -174,6 +176,9 @@ REFERENCES = {
     "teacher_accepts signal.k=1": lambda r: accepts(r, 1),
     "position signal.prefix=true": lambda r: 1 - r.t / r.n,
     "teacher_agreement": lambda r: r.agreement,  # made where teachers are read as one: tests/data/test_teachers.py
+    "late": lambda r: 0.25 + 0.75 / (1 + math.exp(-((r.t + 0.5) / r.n - 0.3) / 0.1)),
+    "late signal.falling=true": lambda r: 0.25 + 0.75 / (1 + math.exp(-((1 - (r.t + 0.5) / r.n) - 0.3) / 0.1)),
+    "ordinary": lambda r: 1.0,  # the tiny tokenizer's special tokens are 256 and 257
     "prompt_gap": lambda r: -r.ce_t - r.again,
     "prompt_gap signal.absolute=true": lambda r: abs(-r.ce_t - r.again),
 }
@@ -205,6 +210,31 @@ def test_soft_or_as_the_paper_has_it() -> None:
     d = torch.tensor([kl(r.b, r.a) for r in inside])
     h, d = ((x - x.min()) / (x.max() - x.min()) for x in (h, d))
     torch.testing.assert_close(build("soft_or", "signal.scale=minmax")(rows), h + d - h * d, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rising", [False, True])
+def test_what_has_come_apart_so_far_is_added_up_row_by_row(rising: bool) -> None:
+    rows, p, q = make(8)
+    for name, size in (("kl", lambda r: kl(r.a, r.b)), ("excess_ce", lambda r: abs(r.ce_s - r.ce_t))):
+        expected = []
+        for sequence in rows.sequence.unique():
+            steps = [size(Row(rows, p, q, r)) for r in range(14) if rows.sequence[r] == sequence]
+            for t in range(len(steps)):
+                share = sum(steps[:t]) / sum(steps)
+                expected.append(0.5 + share if rising else 1.5 - share)
+        signal = build("accumulated", f"signal@signal.of={name}", "signal.floor=0.5", f"signal.rising={rising}")
+        torch.testing.assert_close(signal(rows), torch.tensor(expected), atol=1e-4, rtol=1e-4)
+    same, _, _ = make(8, twin=True)
+    torch.testing.assert_close(SIGNALS["accumulated"](same._replace(student=same.student)), torch.full((14,), 2.0))
+
+
+def test_what_is_added_up_says_what_it_needs() -> None:
+    assert not build("accumulated", "signal@signal.of=teacher_entropy").needs_student
+    kinds = {name: build("accumulated", f"signal@signal.of={name}") for name in ("kl", "reverse_kl", "prompt_gap")}
+    assert [one.needs_density for one in kinds.values()] == [False, True, True]  # type: ignore[attr-defined]
+    assert [one.needs_contrast for one in kinds.values()] == [False, False, True]  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="learns while it runs"):
+        build("accumulated", "signal@signal.of=bandit")
 
 
 # ---------------------------------------------------------------------------------------------------- weighted sums
@@ -265,6 +295,12 @@ def test_a_weighted_sum_needs_what_its_parts_need() -> None:
         ("soft_or", "signal.scale=softmax", "softmax"),
         ("teacher_accepts", "signal.k=0", "k=0"),
         ("bandit", "signal.ridge=0", "ridge=0"),
+        ("accumulated", "signal.floor=-1", "floor=-1"),
+        ("late", "signal.floor=1", "floor=1"),
+        ("late", "signal.width=0", "width=0"),
+        ("teachability", "signal.top=0", "top=0"),
+        ("rock", "signal.decay=1", "decay=1"),
+        ("rock", "signal.count=0", "count=0"),
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, override: str, says: str) -> None:
@@ -275,6 +311,122 @@ def test_a_value_out_of_range_is_named(name: str, override: str, says: str) -> N
 def test_a_signal_that_learns_is_not_summed() -> None:
     with pytest.raises(Exception, match="cannot be part of a sum"):
         build("weighted", "+signal@signal.signals.bandit=bandit", "+signal.weights.bandit=1")
+
+
+# ------------------------------------------------------------------------------------- what reads more of the student
+
+
+def between(values: list[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [(v - low) / (high - low) if high > low else 1.0 for v in values]
+
+
+@pytest.mark.parametrize("top", [1, 3, 16])
+def test_teachability_over_the_whole_vocabulary(top: int) -> None:
+    """A teacher that names every id hides none of its mass: the sum is over the student's list alone."""
+    rows, p, q = make(9, k=VOCAB)
+    named = p.sort(descending=True).indices
+    log_p, log_q = (
+        torch.cat([x.gather(1, named).log(), torch.full((14, 1), empty)], 1).float()
+        for x, empty in ((p, -math.inf), (q, -1e30))
+    )
+    seen = rows.student._replace(log_q=log_q)
+    rows = rows._replace(teacher_ids=named, teacher_logprobs=log_p, student=seen)
+    far, mass = [], []
+    for r in range(14):
+        inside = sorted(range(VOCAB), key=lambda j: -q[r, j].item())[:top]
+        a, b = ([x[r, j].item() for j in inside] for x in (p, q))
+        mass.append(sum(a))
+        far.append(kl([x / sum(a) for x in a], [x / sum(b) for x in b]))
+    expected = []
+    for sequence in rows.sequence.unique():
+        here = [r for r in range(14) if rows.sequence[r] == sequence]
+        one, other = (between([values[r] for r in here]) for values in (far, mass))
+        expected += [a * b for a, b in zip(one, other, strict=True)]
+    signal = build("teachability", f"signal.top={top}")
+    torch.testing.assert_close(signal(rows), torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_mass_that_the_teacher_does_not_name_counts_as_none() -> None:
+    rows, p, q = make(10)
+    mass, far = [], []
+    for r in range(14):
+        inside = q[r].topk(16).indices.tolist()
+        named = [j for j in rows.teacher_ids[r].tolist() if j in inside]
+        mass.append(c := sum(p[r, j].item() for j in named))
+        share = sum(q[r, j].item() for j in inside)
+        far.append(sum(p[r, j].item() / c * math.log(p[r, j].item() / c * share / q[r, j].item()) for j in named))
+    assert min(mass) == 0 and rows.sequence[6] == 4
+    expected = [a * b for a, b in zip(between(far[6:]), between(mass[6:]), strict=True)]
+    torch.testing.assert_close(SIGNALS["teachability"](rows)[6:], torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_a_signal_that_reads_the_students_ids_says_how_many() -> None:
+    wide = build("weighted", "+signal@signal.signals.t=teachability", "+signal.weights.t=1", "signal.signals.t.top=4")
+    inner = build("accumulated", "signal@signal.of=teachability", "signal.of.top=6")
+    assert [top_of(one) for one in (wide, inner, SIGNALS["weighted"], SIGNALS["kl"])] == [4, 6, 0, 0]
+    assert top_of(wide, inner) == 6
+    rows, _, _ = make(11)
+    short = rows._replace(student=rows.student._replace(top=rows.student.top[:, :3]))
+    with pytest.raises(ValueError, match=r"top=16"):
+        SIGNALS["teachability"](short)
+
+
+def test_special_tokens_are_no_text_but_for_the_end() -> None:
+    rows, _, _ = make(12)
+    target = rows.target.clone()
+    target[2], target[5], target[13] = 256, 257, 257  # <|im_start|>, <|im_end|>, and <|im_end|> where the answer ends
+    rows = rows._replace(target=target, end=torch.arange(14) == 13, vocab=272)
+    kept, strict = (build("ordinary", f"signal.end={end}")(rows) for end in ("true", "false"))
+    assert (kept == 0).nonzero()[:, 0].tolist() == [2, 5]
+    assert (strict == 0).nonzero()[:, 0].tolist() == [2, 5, 13]
+
+
+# ------------------------------------------------------------------------------------------------------- rock tokens
+
+
+def small_rock(count: int = 3, patience: int = 2) -> Rock:
+    return Rock(count=count, spare=2, decay=0.7, patience=patience, size=VOCAB)
+
+
+def test_a_rock_is_a_type_that_stays_dear() -> None:
+    rock = small_rock()
+    spent, times = [0.0] * VOCAB, [0.0] * VOCAB
+    for seed in range(6):
+        rows, p, q = make(seed)
+        spent, times = [0.7 * x for x in spent], [0.7 * x for x in times]
+        for r in range(14):
+            row = Row(rows, p, q, r)
+            spent[row.y] += kl(row.b, row.a)
+            times[row.y] += 1
+        rock.learn(rows, torch.zeros(14), torch.zeros(14))  # whatever was chosen
+    spared = sorted(range(VOCAB), key=lambda y: -times[y])[:2]
+    rocks = sorted((y for y in range(VOCAB) if y not in spared), key=lambda y: -spent[y])[:3]
+    assert rock.rocks().tolist() == rocks
+    assert spared[0] not in rocks and times[spared[1]] > sorted(times)[-3], "the two most frequent are not told apart"
+    rows = make(0)[0]._replace(target=torch.tensor([*rocks, *spared, *range(9)]))
+    assert rock(rows).tolist() == [float(y not in rocks) for y in [*rocks, *spared, *range(9)]]
+
+
+def test_rocks_travel_in_checkpoints_and_are_not_rounded() -> None:
+    rock, later = small_rock(), small_rock()
+    rows, _, _ = make(1)
+    rock.learn(rows, torch.ones(14), torch.zeros(14))
+    assert torch.equal(rock(rows), torch.ones(14)), "called so before its patience has run out"
+    rock.learn(take(rows, torch.arange(0)), torch.zeros(0), torch.zeros(0))  # a rank without rows
+    later.load_state_dict(rock.state_dict())
+    assert torch.equal(later.to(torch.bfloat16)(rows), rock(rows)) and 0 < rock(rows).sum() < 14
+    with pytest.raises(ValueError, match=r"set signal\.size=41"):
+        rock(rows._replace(vocab=41))
+
+
+def test_the_rows_of_all_ranks_make_the_rocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = small_rock(), small_rock()
+    rows, _, _ = make(2)
+    two.learn(take(rows, torch.arange(14).repeat(2)), torch.ones(28), torch.zeros(28))
+    monkeypatch.setattr("ekd.signal.rock.total", lambda value: 2 * value)  # the other rank has the same rows
+    one.learn(rows, torch.ones(14), torch.zeros(14))
+    torch.testing.assert_close(one.costs.view(torch.float32), two.costs.view(torch.float32))
 
 
 # ---------------------------------------------------------------------------------------------------- the bandit
