@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 
 from ekd.models.load import load_tokenizer
 from ekd.models.segments import rank, segments
-from ekd.models.token_kinds import KINDS, kind_table, texts_of
+from ekd.models.token_kinds import KINDS, kind_table, token_texts
 from ekd.types import NeedsAgreement, Rows, Selector, Signal
 
 SIDES = ("chosen", "left")  # rows that the selector takes, rows that it leaves
@@ -106,7 +106,7 @@ class Diagnostics(nn.Module):
 
     def _tables(self, vocab: int) -> tuple[Tensor, Tensor]:
         tokenizer = load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
-        texts = texts_of(tokenizer, vocab)
+        texts = token_texts(tokenizer, vocab)
         return kind_table(texts), torch.tensor([closes(text) for text in texts])
 
 

@@ -24,7 +24,7 @@ def kind_of(token: str) -> str:
     return "punctuation" if all(c in string.punctuation for c in text) else "other"
 
 
-def texts_of(tokenizer: PreTrainedTokenizerBase, vocab: int) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, vocab: int) -> list[str]:
     """The text of every entry of a softmax; a head may have more rows than the tokenizer has tokens."""
     return [str(tokenizer.decode([i])) if i < len(tokenizer) else "" for i in range(vocab)]
 

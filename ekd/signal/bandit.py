@@ -105,8 +105,8 @@ def token_classes(tokenizer: str, vocab: int, trust_remote_code: bool = False) -
     """(V,) the class of every entry of the student's softmax; entries without a token are "other"."""
     # transformers takes seconds to import, and this is its only use here
     from ekd.models.load import load_tokenizer
-    from ekd.models.token_kinds import KINDS, kind_table, texts_of
+    from ekd.models.token_kinds import KINDS, kind_table, token_texts
 
     source = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     of_kind = torch.tensor([CLASSES[kind] for kind in KINDS])
-    return of_kind[kind_table(texts_of(source, vocab))]
+    return of_kind[kind_table(token_texts(source, vocab))]
