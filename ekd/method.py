@@ -22,6 +22,7 @@ CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
 )
 
+SETS = ("signal", "selector", "loss", "gate", "source", "policy", "data", "teacher", "student")  # keys of its preset
 UNSCORED = ("vanilla", "random")  # selectors that do not look at the score, so that no signal is part of the method
 # Where a method's parts say how a model is loaded or how the work is cut: no part of the method.
 PLUMBING = frozenset(

@@ -18,20 +18,11 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ekd.method import SETS
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 PAGE = ROOT / "docs" / "methods.md"
-METHOD = (
-    "signal",
-    "selector",
-    "loss",
-    "gate",
-    "source",
-    "policy",
-    "data",
-    "teacher",
-    "student",
-)  # what a method's preset may set
 HEAD = """\
 # Every method, in one table
 
@@ -195,7 +186,7 @@ def preset(path: Path) -> list[str]:
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     chosen = {k.removeprefix("override /"): v for d in config["defaults"] for k, v in d.items()}
-    values = [f"{g}.{k}={v}" for g in METHOD if g in config for k, v in flat(config[g])]
+    values = [f"{g}.{k}={v}" for g in SETS if g in config for k, v in flat(config[g])]
     same_as = " ".join([*(f"{k}={v}" for k, v in chosen.items()), *values])
     return [f"`{path.stem}`", what, f"`{same_as}`", f"[paper]({link})" if link else ""]
 
@@ -205,7 +196,7 @@ def presets() -> Iterator[Path]:
     for path in sorted((CONF / "experiment").glob("*.yaml")):
         config = OmegaConf.load(path)
         assert isinstance(config, DictConfig)
-        own = set(config) <= {"defaults", *METHOD} and "defaults" in config
+        own = set(config) <= {"defaults", *SETS} and "defaults" in config
         if own and not any(isinstance(one, str) for one in config["defaults"]):  # one that stands on another experiment
             yield path
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ekd.cli.words import elsewhere
-from ekd.method import CONF
+from ekd.method import CONF, SETS
 
 JOB = "experiment=demo"
 # Who names one of these knows what to teach, to whom or from what, and gets the defaults of conf/train.yaml.
@@ -17,21 +17,7 @@ OWN = re.compile(
     r"[+~]*(experiment|teacher|student|dataset|(teacher|student)\.(model|layers)|(dataset|data\.collector)\.[\w.]+)(=|$)"
 )
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
-
-
 PRESET = re.compile(r"experiment=(\w+)")
-METHOD = {
-    "defaults",
-    "signal",
-    "selector",
-    "loss",
-    "gate",
-    "source",
-    "policy",
-    "data",
-    "teacher",
-    "student",
-}  # keys of a preset
 
 
 def completed(name: str, words: Sequence[str]) -> list[str]:
@@ -57,4 +43,4 @@ def is_method(preset: str) -> bool:
     defaults: list[Any] = known.get("defaults", [])
     chosen = {str(key) for one in defaults if isinstance(one, dict) for key in one}
     based = [one for one in defaults if isinstance(one, str) and one != "_self_"]
-    return set(known) <= METHOD and "override /dataset" not in chosen and not based
+    return set(known) <= {"defaults", *SETS} and "override /dataset" not in chosen and not based

@@ -40,14 +40,16 @@ def tags(choices: Mapping[str, str | None]) -> list[str]:
 
 def opening(config: Mapping[str, Any], method: str, device: str) -> list[str]:
     """What will run, a line each. config: resolved."""
-    teacher, student, more = config["teacher"], config["student"], config["teacher_prompt"]["shots"]
+    teacher, student, more = config["teacher"], config["student"], (config.get("teacher_prompt") or {}).get("shots")
     reads = f", after {more} worked examples" if more else ""
     named = teacher.get("model") or str(teacher["_target_"]).rpartition(".")[2]  # one of the user's own has no model
     parts = [str(student["model"])]
     parts += [] if student["layers"] in ("all", "auto") else [f"layers {student['layers']}"]
     parts += ["adapters"] if student["lora"] else []
-    steps = config["trainer"]["max_steps"]
-    ends = f"{steps} steps" if steps != -1 else f"{student['supervised_tokens']} tokens learned from"
+    steps, tokens, epochs = config["trainer"].get("max_steps"), student["supervised_tokens"], "max_epochs"
+    ends = (
+        f"{tokens} tokens" if tokens else f"{steps} steps" if steps != -1 else f"{config['trainer'].get(epochs)} epochs"
+    )
     return [
         f"teacher     {named} ({teacher.get('mode', 'answer')}s{reads})",
         f"student     {', '.join(parts)}, on {device} in {config['trainer'].get('precision')}",

@@ -20,6 +20,7 @@ from ekd.models.generation import generate
 from ekd.models.load import end_ids
 from ekd.models.progress import progress_bar
 from ekd.models.prompt import Prompt
+from ekd.models.softmax import softmax_of
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Text
 
@@ -212,6 +213,8 @@ class Benchmark:
         words = str(tokenizer.decode(text.ids, skip_special_tokens=True))
         verdict = self.dataset.grade(problem, words)
         spelt = pieces(tokenizer, text.ids) if text.entropy else []
+        if "".join(spelt) != words:  # bytes that are no text have no pieces
+            spelt = []
         return Answer(
             problem_id=problem.id,
             sample=request.sample,
@@ -224,8 +227,8 @@ class Benchmark:
             seconds=round(text.seconds, 4),
             prompt=str(tokenizer.decode(request.prompt_ids)),
             text=words,
-            pieces=spelt if "".join(spelt) == words else [],  # bytes that are no text have no pieces
-            entropy=[round(h, 3) for h in text.entropy],
+            pieces=spelt,
+            entropy=[round(h, 3) for h in text.entropy] if spelt else [],
         )
 
     def _same(self, one: Answer, other: Answer) -> bool:
@@ -253,9 +256,7 @@ class Unsure:
         self.known: list[list[float]] = [[] for _ in range(count)]
 
     def watch(self, rows: list[int], z: Tensor, _: Tensor) -> None:
-        log_p = z.float().log_softmax(-1)
-        entropy = -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
-        for row, nats in zip(rows, entropy.tolist(), strict=True):
+        for row, nats in zip(rows, softmax_of(z)[2].tolist(), strict=True):
             self.known[row].append(nats)
 
     def beside(self, row: int, text: Text) -> Text:

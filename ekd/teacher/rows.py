@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ekd.models.softmax import softmax_of
 from ekd.models.tail import floored
 from ekd.teacher.draws import drawn
 from ekd.translate.bridge import Bridge
@@ -30,7 +31,7 @@ class Top(NamedTuple):
 
 def top(z: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequence[float]) -> Top:
     """logits z (N, V), target (N,) -> the rows a trace keeps. Entropy and tail are exact, over the whole vocabulary."""
-    log_p, p, entropy = look(z)
+    log_p, p, entropy = softmax_of(z)
     log_norm = torch.stack([(log_p / t).logsumexp(-1) for t in temperatures], -1) if temperatures else p[:, :0]
     best, ids = log_p.topk(min(max_k, log_p.shape[-1]), -1)
     before = best.exp().cumsum(-1) - best.exp()
@@ -44,7 +45,7 @@ def top(z: Tensor, target: Tensor, mass: float, max_k: int, temperatures: Sequen
 
 def counted(z: Tensor, target: Tensor, uniform: np.ndarray) -> Top:
     """logits z (N, V), target (N,), uniform (N, draws) -> counts; the next token is named in any case."""
-    log_p, _, entropy = look(z.cpu() if z.device.type == "mps" else z)  # MPS has no float64
+    log_p, _, entropy = softmax_of(z.cpu() if z.device.type == "mps" else z)  # MPS has no float64
     target = target.to(log_p.device)
     ids, counts = drawn(log_p, torch.from_numpy(uniform))
     hit = ids == target[:, None]
@@ -56,22 +57,8 @@ def counted(z: Tensor, target: Tensor, uniform: np.ndarray) -> Top:
     return Top(*(x.cpu() for x in (ids, (counts / uniform.shape[1]).log(), kept, none, entropy, log_p[:, :0])))
 
 
-def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """logits (N, V) -> log p, p and the entropy (N,), nats."""
-    z = z.float()
-    log_p = z - z.logsumexp(-1, keepdim=True)  # not log_softmax: biased by 2e-5 on CPU at V = 151,936
-    p = log_p.exp()
-    return log_p, p, -(p * log_p.clamp_min(-1e30)).sum(-1)
-
-
 def to_trace(request: Request, response: list[int], finish: str, rows: Top) -> Trace:
-    return Trace(
-        key=request.key,
-        problem_id=request.problem_id,
-        sample=request.sample,
-        finish=finish,
-        prompt_ids=np.array(request.prompt_ids, np.int32),
-        response_ids=np.array(response, np.int32),
+    return bare_trace(request, response, finish)._replace(
         counts=rows.kept.sum(1).numpy().astype(np.int32),
         ids=rows.ids[rows.kept].numpy().astype(np.int32),
         logprobs=rows.logprobs[rows.kept].numpy(),
@@ -121,7 +108,7 @@ class Translated:
     known: list[Whole]
 
     def see(self, places: list[int], z: Tensor, target: Tensor) -> None:
-        log_p, came = look(z)[0].cpu().numpy(), target.cpu().numpy()
+        log_p, came = softmax_of(z)[0].cpu().numpy(), target.cpu().numpy()
         for row, place in enumerate(places):
             self.known[place].add(log_p[row : row + 1], came[row : row + 1])
 
