@@ -20,6 +20,7 @@ from ekd.distill.hard_label import HardLabel
 from ekd.distill.schedule import set_rate
 from ekd.distill.settings import Build, Objective, Pace
 from ekd.distill.tally import count_batch
+from ekd.models.chance import reseed
 from ekd.models.checkpoint import about_checkpoint, restore
 from ekd.models.head import Head, check_head, distill, head_of
 from ekd.models.load import check_borders
@@ -91,12 +92,7 @@ class Student(L.LightningModule):
         return model
 
     def origin(self) -> dict[str, Any]:
-        return {
-            "type": "student",
-            **self.spec.identity(),
-            "layers": self.spec.layers,
-            "dtype": self.spec.dtype,
-        }
+        return {"type": "student", **self.spec.identity(), "layers": self.spec.layers, "dtype": self.spec.dtype}
 
     def configure_model(self) -> None:
         if self.model is not None:
@@ -113,6 +109,7 @@ class Student(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.began = monotonic()
+        self.stream = torch.initial_seed()  # the run's seed
         self.bordered = False  # whether a model that has to see borders within a row was found to see them
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -149,6 +146,7 @@ class Student(L.LightningModule):
             with self.trainer.precision_plugin.forward_context():
                 check_borders(self.model, self.spec.attention)  # type: ignore[arg-type]
             self.bordered = True
+        reseed(self.stream, self.trainer.fit_loop.total_batch_idx)  # dropout goes on as if nothing had been
         self._began = monotonic()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:

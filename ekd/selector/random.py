@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ekd.selector.chance import uniform
+from ekd.models.chance import uniform
 from ekd.selector.segment import check_scores
 from ekd.selector.topk import TopK
 

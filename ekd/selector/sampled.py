@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ekd.models.chance import uniform
 from ekd.models.segments import Segments, by_segment, segments
-from ekd.selector.chance import uniform
 from ekd.selector.segment import check_percent, check_scores, share
 
 

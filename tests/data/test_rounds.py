@@ -197,10 +197,10 @@ def test_a_run_that_goes_on_is_bit_for_bit_one_that_was_not_stopped(tmp_path, st
 
 
 def test_adapters_write_as_they_are_and_go_on_as_if_nothing_had_been(tmp_path):
-    """LoRA: the texts are those of the model with its adapters, not of the one that they sit on."""
+    """LoRA: the texts are those of the model with its adapters, not of the one they sit on; dropout goes on, too."""
     pytest.importorskip("peft")
     lora = {
-        "lora": Lora(r=4, alpha=64, dropout=0.0, targets="all-linear"),
+        "lora": Lora(r=4, alpha=64, dropout=0.3, targets="all-linear"),
         "optimizer": partial(torch.optim.Adam, lr=0.05),
     }
     kept, source = Snapshots(), rounds(temperature=0.0)

@@ -25,3 +25,8 @@ def uniform(count: int, like: Tensor, seed: int, step: int) -> Tensor:
     """(count,) float64 in [0, 1) on `like`'s device; drawn on the CPU, so that every device gets the same."""
     source = torch.Generator().manual_seed(mix(seed, step, rank_of_process()) >> 1)
     return torch.rand(count, generator=source, dtype=torch.float64).to(like.device)
+
+
+def reseed(seed: int, step: int) -> None:
+    """torch's own generator, of which dropout draws, for this step on this rank."""
+    torch.manual_seed(mix(seed, step, rank_of_process()) >> 1)
