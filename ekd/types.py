@@ -71,6 +71,8 @@ class Trace(NamedTuple):
     log_q: np.ndarray | None = (
         None  # (n,) float32, of each response token by the policy that wrote it, at temperature 1
     )
+    ends: np.ndarray | None = None  # (n,) bool, where a token of a teacher of another family ends with this one; None:
+    # everywhere (one tokenizer); nowhere: translated by an ekd that did not keep it
     agreement: np.ndarray | None = None  # (n,) float32, 0 to 1, of several teachers that are read as one; never stored
     teacher: str = ""  # whose rows these are, by its store; several that are read as one: "A + B"; "" if not known
 
@@ -113,6 +115,7 @@ class Rows(NamedTuple):
     draws: bool = False  # teacher_logprobs are ln of counts / draws, which say 0 of an id never drawn
     contrast: Tensor | None = None  # (R,) ln p of the token that came next, under the teacher's second prompt
     agreement: Tensor | None = None  # (R,) from 0 to 1, of several teachers whose mean this is
+    span: Tensor | None = None  # (R,) ascending, which span a row is of (`ekd.data.collate.spans`); None: not known
     teachers: tuple[str, ...] = ()  # (B,) whose rows those of each sequence are: teachers[sequence[r]] of row r
     student: Stats | None = None  # filled only for a signal that asks
 
@@ -253,6 +256,16 @@ class NeedsOwnText(Protocol):
     """A loss that is the gradient of a distance only on text that the student itself wrote."""
 
     needs_own_text: bool
+
+
+@runtime_checkable
+class PricesSpans(Protocol):
+    """A loss that prices the rows of a span together: those between two places where a token of the teacher's ends
+    with one of the student's. Called as any loss, every row is a span of its own.
+    """
+
+    def of_spans(self, log_p: Tensor, log_q: Tensor, span: Tensor) -> Tensor:
+        """(N, K+1), (N, K+1), span (N,) ascending -> (N,): what a span costs, shared equally by its rows."""
 
 
 @runtime_checkable

@@ -73,6 +73,7 @@ class Collate:
             draws=self.draws,
             contrast=known_of(traces, [t.contrast for t in traces]),
             agreement=known_of(traces, [t.agreement for t in traces]),
+            span=spans(traces),
             teachers=tuple(t.teacher for t in traces),
         )
 
@@ -82,6 +83,21 @@ def known_of(traces: Sequence[Trace], values: Sequence[np.ndarray | None]) -> to
     pairs = zip(traces, values, strict=True)
     known = [np.full(len(t.response_ids), np.nan, np.float32) if value is None else value for t, value in pairs]
     return torch.from_numpy(np.concatenate(known)) if any(value is not None for value in values) else None
+
+
+def spans(traces: Sequence[Trace]) -> torch.Tensor | None:
+    """(R,) from 0, ascending: a span begins behind a place where tokens of teacher and student end together. A row
+    without a teacher is a span of its own. None where some trace does not say where that is.
+    """
+    last = []  # whether a row is the last of its span
+    for trace in traces:
+        ends = np.ones(len(trace.valid), bool) if trace.ends is None else trace.ends.copy()
+        if not ends[-1:].all():  # both read the same text to its end
+            return None
+        ends[:-1] |= ~(trace.valid[1:] & trace.valid[:-1])
+        last.append(ends)
+    behind = np.concatenate([[False], *last])[:-1]
+    return torch.from_numpy(np.cumsum(behind))
 
 
 def layout(lengths: Sequence[int], packing: bool) -> tuple[list[tuple[int, int]], tuple[int, int]]:

@@ -98,9 +98,15 @@ def mean_trace(traces: Sequence[Trace], *, drawn: bool) -> Trace:
         log_norm=np.zeros((n, 0), np.float32),
         teacher_prompt_ids=None,
         contrast=None,
+        ends=shared_ends([t.ends for t in traces if t.ends is not None]),
         agreement=None if drawn else (1 - apart / np.log(np.maximum(know, 2))).clip(0).astype(np.float32),
         teacher=" + ".join(dict.fromkeys(t.teacher for t in traces)),
     )
+
+
+def shared_ends(some: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Where tokens of all teachers end; of those whose tokenizer is the student's, that is everywhere."""
+    return np.logical_and.reduce(some) if some else None
 
 
 def rows_of(trace: Trace) -> np.ndarray:

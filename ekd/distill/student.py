@@ -25,7 +25,7 @@ from ekd.models.checkpoint import about_checkpoint, restore
 from ekd.models.head import Head, check_head, distill, head_of
 from ekd.models.load import check_borders
 from ekd.models.reader import agreement, divergence, matched_with_student, response_hidden, with_student
-from ekd.models.rows import at_temperature, matched, top_of, where
+from ekd.models.rows import at_temperature, matched, spans_to_price, top_of, where
 from ekd.models.spec import ModelSpec
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal
 
@@ -162,6 +162,7 @@ class Student(L.LightningModule):
             weight[keep],
             self.loss,
             unmatched=~rows.valid[keep],
+            span=spans_to_price(rows, self.loss, keep),
             **self.objective.terms | self._alpha(scored, rows.valid, keep),
         )
         self.tally = self.tally.to(weight.device) + count_batch(self.selector, total.detach(), weight, rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekd.types import Loss, NeedsDensity, NeedsOwnText
+from ekd.types import Loss, NeedsDensity, NeedsOwnText, PricesSpans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class SoftClamp:
     def __post_init__(self) -> None:
         if not 0 < self.limit < math.inf:
             raise ValueError(f"limit={self.limit}: a price in nats needs limit > 0, for example loss.limit=5.")
+        if isinstance(self.of, PricesSpans):
+            raise ValueError(f"loss.of={self.of} prices spans, and a soft clamp each row: take it alone, or another")
 
     @property
     def needs_density(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ekd.types import Loss, NeedsDensity
+from ekd.types import Loss, NeedsDensity, PricesSpans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,10 @@ class Weighted:
             )
         if not (all(0 <= w < math.inf for w in self.weights.values()) and sum(self.weights.values()) > 0):
             raise ValueError(f"weights={self.weights}: they need to be 0 or more, and not all 0.")
+        if spans := [name for name, loss in self.losses.items() if isinstance(loss, PricesSpans)]:
+            raise ValueError(
+                f"loss={spans[0]} prices spans, and a sum each row: take it alone, or with student.alpha_ce"
+            )
 
     @property
     def needs_density(self) -> bool:

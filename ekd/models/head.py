@@ -20,13 +20,13 @@ from ekd.models.logits import (
     Product,
     as_product,
     chunk_rows,
-    chunks,
     fill_absent,
     finish,
     multiply,
     split_view,
 )
-from ekd.types import Loss, Stats
+from ekd.models.segments import chunks
+from ekd.types import Loss, PricesSpans, Stats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -63,6 +63,7 @@ class Terms(NamedTuple):
     temperature: float
     alpha_ce: float | Tensor  # of all rows, or (N,) of each
     tail: str
+    span: Tensor | None  # (N,) ascending; None: rows are priced one by one
 
     def rows(self, part: slice) -> Terms:
         return self._replace(
@@ -71,6 +72,7 @@ class Terms(NamedTuple):
             weight=self.weight[part],
             unmatched=self.unmatched[part],
             alpha_ce=self.alpha_ce[part] if isinstance(self.alpha_ce, Tensor) else self.alpha_ce,
+            span=None if self.span is None else self.span[part],
         )
 
     def everywhere(self, alpha_ce: float) -> bool:
@@ -95,8 +97,13 @@ class Terms(NamedTuple):
         log_p = torch.where(self.unmatched[:, None], log_q.detach(), log_p)
         # Gradients through a softmax at T are about 1 / T^2 as large (Hinton et al. 2015): with T^2 alpha_ce means the
         # same share at every temperature.
-        soft = self.temperature**2 * self.loss(log_p, log_q)
+        soft = self.temperature**2 * self._soft(log_p, log_q)
         return torch.where(self.unmatched, ce, (1 - self.alpha_ce) * soft + self.alpha_ce * ce)
+
+    def _soft(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        if self.span is not None and isinstance(self.loss, PricesSpans):
+            return self.loss.of_spans(log_p, log_q, self.span)
+        return self.loss(log_p, log_q)
 
 
 def _without_tail(log: Tensor, tail: str) -> Tensor:
@@ -118,6 +125,7 @@ def distill(
     temperature: float = 1.0,
     alpha_ce: float | Tensor = 0.0,
     tail: str = "bucket",
+    span: Tensor | None = None,
     budget_mb: float,
 ) -> tuple[Tensor, Tensor]:
     """The sum of weight * price (a scalar with gradient) and price (N,), detached.
@@ -129,12 +137,13 @@ def distill(
         CE = -ln q of column 0, the next token, at temperature 1;  alpha_ce of all rows, or (N,) of each
 
     tail: `bucket` keeps everything else as one category; `renormalise` divides both sides by what their known ids hold,
-    so that the tail has no gradient; `truncate` leaves it out of the sum. budget_mb: megabytes for logits, whatever N.
+    so that the tail has no gradient; `truncate` leaves it out of the sum. span: (N,) ascending, for a loss that prices
+    spans of rows together; None: each row is one. budget_mb: megabytes for logits, whatever N; no span is cut for it.
     The gradient is made here, so backward works once. N = 0 gives 0 and gradients of 0. Raises ValueError.
     """
     unmatched = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device) if unmatched is None else unmatched
     weight = weight.detach()
-    terms = Terms(teacher_ids, teacher_logprobs, weight, unmatched, loss, float(temperature), alpha_ce, tail)
+    terms = Terms(teacher_ids, teacher_logprobs, weight, unmatched, loss, float(temperature), alpha_ce, tail, span)
     _check(hidden, head, terms, budget_mb)
     xs, ws = _factors(hidden, head)
     shape = (head.scale, head.softcap)
@@ -156,6 +165,8 @@ def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
     if share.shape not in ((), (n,)):
         raise ValueError(f"alpha_ce is one number, or one for each of {n} rows, not {tuple(share.shape)}")
     shapes = (tuple(terms.log_p.shape), len(terms.weight), len(terms.unmatched), len(hidden))
+    if terms.span is not None and (terms.span.shape != (n,) or bool((terms.span.diff() < 0).any())):
+        raise ValueError(f"span is one ascending number for each of {n} rows, not {terms.span}")
     if shapes != ((n, k + 1), n, n, n) or k == 0:
         raise ValueError(
             f"teacher_ids is {(n, k)}, so teacher_logprobs is {(n, k + 1)} (k at least 1) and weight, unmatched and "

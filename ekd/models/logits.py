@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ekd.models.segments import chunks
+
 CACHE_MB = 1.5  # for each core: passes over a chunk go in blocks of rows that stay in its cache
 EMPTY = -1e30  # ln of the mass of an empty category: finite, so that p ln p is 0 without a special case
 PIECE = 8192  # rows of a weight's gradient that change dtype at once
@@ -86,12 +88,6 @@ def chunk_rows(product: Product, budget_mb: float, temperatures: int, slope: boo
     w = product.ws[0]
     narrow = 0 if w.dtype == product.wide else w.element_size()
     return max(1, int(budget_mb * 2**20 / (len(w) * (narrow + product.wide.itemsize * (temperatures + slope)))))
-
-
-def chunks(count: int, most: int) -> list[slice]:
-    """As few as can be, nearly equal; one empty chunk where there is nothing."""
-    parts = max(1, math.ceil(count / most))
-    return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
 
 def blocks(chunk: Tensor) -> Iterator[slice]:
@@ -222,6 +218,7 @@ class Pricing(Protocol):
 
     ids: Tensor  # (N, K)
     weight: Tensor  # (N,)
+    span: Tensor | None  # (N,)
 
     def rows(self, part: slice) -> Pricing: ...
 
@@ -247,7 +244,7 @@ class Distill(torch.autograd.Function):
         inputs = (bias, *factors)
         wanted = [x is not None and x.requires_grad and train for x in inputs]
         slope = product.softcap is not None and any(wanted)
-        parts = chunks(len(terms.ids), chunk_rows(product, budget_mb, len(temperatures), slope))
+        parts = chunks(len(terms.ids), chunk_rows(product, budget_mb, len(temperatures), slope), terms.span)
         pool = Pool.make(product, max(p.stop - p.start for p in parts), len(temperatures), slope)
         grads = _grads(product, inputs, wanted, len(parts) > 1)
         price = torch.empty(len(terms.ids), dtype=product.wide, device=terms.ids.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ekd.models.logits import EMPTY
 from ekd.models.tail import floored
-from ekd.types import NeedsTop, Rows, Signal, Stats
+from ekd.types import Loss, NeedsTop, PricesSpans, Rows, Signal, Stats
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -41,6 +41,18 @@ def top_of(*signals: Signal) -> int:
 def matched(rows: Rows) -> Rows:
     """The rows that have a teacher distribution."""
     return rows if bool(rows.valid.all()) else rows_where(rows, rows.valid)
+
+
+def spans_to_price(rows: Rows, loss: Loss, keep: Tensor) -> Tensor | None:
+    """(N,) of the kept rows, for a loss that prices spans; None for any other. Raises ValueError."""
+    if not isinstance(loss, PricesSpans):
+        return None
+    if rows.span is None:
+        raise ValueError(
+            f"loss={loss} prices spans, and these translated traces do not say where they end, as those of an earlier "
+            "ekd: trace them into a new store (data.collector.store=FOLDER), or take loss=forward_kl"
+        )
+    return rows.span[keep]
 
 
 def at_temperature(rows: Rows, temperature: float) -> Tensor:

@@ -1,7 +1,11 @@
-"""Segments: which rows compete with which. Sorts and ranks in every sequence at once, without a loop."""
+"""Segments: which rows compete with which, and which are worked on together. Sorts and ranks in every sequence at once,
+without a loop.
+"""
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -42,3 +46,13 @@ def by_segment(value: Tensor, runs: Segments, how: str) -> Tensor:
     """value (R,) -> (S,): how is sum, amax or amin."""
     blank = value.new_zeros(len(runs.size))
     return blank.scatter_reduce(0, runs.member, value, how, include_self=False)
+
+
+def chunks(count: int, most: int, span: Tensor | None = None) -> list[slice]:
+    """As few as can be, nearly equal; one empty chunk where there is nothing. span: (count,), none is cut in two."""
+    parts = max(1, math.ceil(count / most))
+    edges = [count * i // parts for i in range(parts + 1)]
+    if span is not None and count:
+        begins = torch.cat([(span.diff() != 0).nonzero()[:, 0] + 1, span.new_tensor([count])])
+        edges = [0, *begins[torch.searchsorted(begins, begins.new_tensor(edges[1:]))].unique().tolist()]
+    return [slice(*edge) for edge in pairwise(edges)]

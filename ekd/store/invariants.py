@@ -44,9 +44,9 @@ def lengths(trace: Trace, temperatures: int) -> str:
         return f"it has {n} response tokens but {sorted(rows)} rows; every response token needs exactly one row"
     if n and int(trace.counts.min()) < 1:
         return f"row {int(trace.counts.argmin())} has no entry; entry 0 must be the token that came next"
-    for name, some in (("contrast", trace.contrast), ("log_q", trace.log_q)):
+    for name, some in (("contrast", trace.contrast), ("log_q", trace.log_q), ("ends", trace.ends)):
         if some is not None and len(some) != n:
-            return f"it has {n} response tokens and a {name} of {len(some)}"
+            return f"it has {n} response tokens and {name} of {len(some)}"
     if {len(trace.ids), len(trace.logprobs)} != {total}:
         return f"its rows count {total} entries, but there are {len(trace.ids)} ids, {len(trace.logprobs)} logprobs"
     if trace.log_norm.shape != (n, temperatures):

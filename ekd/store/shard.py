@@ -45,7 +45,8 @@ FURTHER = [
     ("contrast", pa.large_binary()),  # empty: there is none
 ]
 WIDE = pa.schema([*SCHEMA, *FURTHER])
-WIDEST = pa.schema([*WIDE, ("log_q", pa.large_binary())])  # of texts of a student; empty: there is none
+WIDER = pa.schema([*WIDE, ("log_q", pa.large_binary())])  # of texts of a student; empty: there is none
+WIDEST = pa.schema([*WIDER, ("ends", pa.large_binary())])  # of translated rows; empty: there is none
 NAT, UNKNOWN = 1024, (1 << 24) - 1  # of a contrast and log_q: steps of a nat, and what stands for NaN
 Packed: TypeAlias = "bytes | pa.Buffer"
 
@@ -61,13 +62,14 @@ class PackedTrace(NamedTuple):
     teacher_prompt_ids: np.ndarray | None = None
     contrast: Packed = b""
     log_q: Packed = b""
+    ends: Packed = b""
 
     @property
     def schema(self) -> pa.Schema:
         """The narrowest that holds all of it."""
-        if self.log_q:
-            return WIDEST
-        return SCHEMA if self[3:] == ("", "", None, b"", b"") else WIDE
+        if self.ends or self.log_q:
+            return WIDEST if self.ends else WIDER
+        return SCHEMA if self[3:] == ("", "", None, b"", b"", b"") else WIDE
 
 
 def part(trace: Trace, layout: Layout) -> PackedTrace:
@@ -75,7 +77,8 @@ def part(trace: Trace, layout: Layout) -> PackedTrace:
     lengths = [len(trace.prompt_ids), len(trace.response_ids), len(trace.ids)]
     about = [trace.key, trace.problem_id, int(trace.sample), trace.finish, bool(trace.exact), *lengths]
     contrast, log_q = (b"" if some is None else pack_nats(some) for some in (trace.contrast, trace.log_q))
-    more = trace.verdict, trace.policy, trace.teacher_prompt_ids, contrast, log_q
+    ends = b"" if trace.ends is None else np.packbits(trace.ends).tobytes()
+    more = trace.verdict, trace.policy, trace.teacher_prompt_ids, contrast, log_q, ends
     return PackedTrace(about, trace.prompt_ids, encode(trace, layout), *more)
 
 
@@ -91,6 +94,14 @@ def unpack_nats(packed: Packed, rows: int) -> np.ndarray | None:
         return None
     steps = PlaneReader(packed).integers(rows, 3)
     return np.where(steps == UNKNOWN, np.nan, -steps / NAT).astype(np.float32)
+
+
+def unpack_bits(packed: Packed, rows: int) -> np.ndarray | None:
+    if not len(packed):
+        return None
+    if len(packed) != (rows + 7) // 8:
+        raise ValueError(f"{len(packed)} bytes are not a bit for each of {rows} rows")
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=rows).astype(bool)
 
 
 def assemble_shard(parts: Sequence[PackedTrace], origin: dict[str, Any]) -> bytes:
@@ -119,7 +130,7 @@ def further(part: PackedTrace, begin: np.ndarray) -> list[Any]:
         prompt.number(len(part.teacher_prompt_ids))
         prompt.integers(part.teacher_prompt_ids[len(begin) :], 4)
     read = b"" if part.teacher_prompt_ids is None else prompt.bytes()
-    return [part.verdict, part.policy, read, bytes(part.contrast), bytes(part.log_q)]
+    return [part.verdict, part.policy, read, bytes(part.contrast), bytes(part.log_q), bytes(part.ends)]
 
 
 def shared_prefix(prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -185,7 +196,7 @@ class Shard:
             raise ValueError(
                 f"shard {path.name} cannot be read ({str(error).splitlines()[0] if str(error) else 'empty'})"
             ) from None
-        known = any(self.batch.schema.equals(schema) for schema in (SCHEMA, WIDE, WIDEST))
+        known = any(self.batch.schema.equals(schema) for schema in (SCHEMA, WIDE, WIDER, WIDEST))
         if not known or any(column.null_count for column in self.batch.columns):
             raise ValueError(f"shard {path.name} cannot be read (its columns are {self.batch.schema.names})")
         if not isinstance(self.origin, dict):
@@ -216,6 +227,7 @@ class Shard:
         try:
             fields: dict[str, Any] = dict(decode(part.rows, response, entries, layout))
             contrast, log_q = (unpack_nats(some, response) for some in (part.contrast, part.log_q))
+            fields["ends"] = unpack_bits(part.ends, response)
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: trace {key} cannot be decoded ({error})") from None
         fields |= {"verdict": part.verdict, "policy": part.policy, "contrast": contrast, "log_q": log_q}
@@ -244,12 +256,12 @@ class Shard:
             ids = after(self.begin, PlaneReader(prompt.value.as_buffer()), about[5])
             if not more:
                 return PackedTrace(about, ids, rows.as_buffer())
-            verdict, policy, read, *nats = more
+            verdict, policy, read, *others = more
             reader = PlaneReader(read) if read else None
             teacher_ids = after(self.teacher_begin, reader, reader.number()) if reader else None
         except HOSTILE as error:
             raise ValueError(f"shard {self.path.name}: the prompt of {about[0]} cannot be decoded ({error})") from None
-        return PackedTrace(about, ids, rows.as_buffer(), verdict, policy, teacher_ids, *nats)
+        return PackedTrace(about, ids, rows.as_buffer(), verdict, policy, teacher_ids, *others)
 
 
 def after(begin: np.ndarray, reader: PlaneReader, length: int) -> np.ndarray:

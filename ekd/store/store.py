@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from ekd.files import replace
@@ -91,10 +92,12 @@ class Store:
         self._scan()
         file, row = self._where[key]
         try:
-            return self.shard(file).trace(row, self.layout)._replace(teacher=self.teacher)
+            trace = self.shard(file).trace(row, self.layout)
         except ValueError as error:
             way_out = f"`python -m ekd.store repair {self.path}` sets it aside, so that it is collected again"
             raise ValueError(f"{self.path}: {error}; {way_out}") from None
+        lost = trace.ends is None and "align" in self.origin  # by an earlier ekd
+        return trace._replace(teacher=self.teacher, ends=np.zeros(len(trace.valid), bool) if lost else trace.ends)
 
     def append(self, traces: Sequence[Trace]) -> None:
         """Add the sound ones as one shard, whole or not at all. Keys that are there are dropped.

@@ -37,6 +37,7 @@ COLUMNS = pa.schema(
         ("teacher_prompt_ids", pa.list_(pa.int32())),  # null: the teacher read prompt_ids
         ("contrast", pa.list_(pa.float32())),  # null: there is none
         ("log_q", pa.list_(pa.float32())),  # null: the writer was not asked for it
+        ("ends", pa.list_(pa.bool_())),  # where tokens of a teacher of another family end; null: everywhere
     ]
 )
 

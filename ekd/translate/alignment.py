@@ -20,6 +20,7 @@ class Alignment(NamedTuple):
     equal_teacher: np.ndarray  # (E,) tokens that cover the same bytes as ...
     equal_student: np.ndarray  # (E,) ... these
     spans: list[Span]  # everything else
+    ends: np.ndarray  # (m,) bool, where a token of the teacher's ends with the student's
 
 
 def align(teacher: np.ndarray, student: np.ndarray) -> Alignment:
@@ -30,4 +31,5 @@ def align(teacher: np.ndarray, student: np.ndarray) -> Alignment:
     start, other_start = np.concatenate([[0], stop[:-1]]), np.concatenate([[0], other_stop[:-1]])
     equal = (stop - start == 1) & (other_stop - other_start == 1)
     rest = np.stack([start, stop, other_start, other_stop], 1)[~equal]
-    return Alignment(start[equal], other_start[equal], [Span(*map(int, one)) for one in rest])
+    spans = [Span(*map(int, one)) for one in rest]
+    return Alignment(start[equal], other_start[equal], spans, np.isin(other, ends))

@@ -81,7 +81,8 @@ def translate_said(
         walk(draft, reader, said, span, words, least)
     lengths = np.array([len(word) if word != END else 0 for word in words], np.int64)
     doubt = np.where(draft.valid, draft.doubt, 1.0)
-    return Translation(draft_trace(trace, prompt_ids, draft, mass, max_k), doubt, lengths)
+    made = draft_trace(trace, prompt_ids, draft, mass, max_k)._replace(ends=alignment.ends)
+    return Translation(made, doubt, lengths)
 
 
 def reread(said: Said, student: Spelling) -> tuple[np.ndarray, list[bytes]]:

@@ -150,6 +150,12 @@ def uld(p: list[float], q: list[float]) -> float:
     return sum(gap(sorted(p[:-1]), sorted(q[:-1]))) + abs(p[-1] - q[-1])
 
 
+def span_kl(p: list[float], q: list[float], came: int = 1, tau: float = 100) -> float:
+    """p, q: of the rows of a span, what came first; 1e-6 nats below, as the class says."""
+    one, other = (math.prod(side[:came]) ** (1 / tau) * math.exp(-1e-6) for side in (p, q))
+    return tau * kl([one, 1 - one], [other, 1 - other])
+
+
 REFERENCES = {
     "forward_kl": kl,
     "reverse_kl": lambda p, q: kl(q, p),
@@ -164,6 +170,7 @@ REFERENCES = {
     "alpha_beta": alpha_beta,
     "todi": lambda p, q: kl(p, q) + kl(q, p),  # its weights make the value Jeffreys' divergence
     "uld": uld,
+    "span_kl": span_kl,
     "weighted": lambda p, q: (kl(p, q) + kl(q, p)) / 2,
     "soft_clamp": lambda p, q: kl(p, q) if kl(p, q) <= 5 else 5 * (1 + math.log(kl(p, q) / 5)),
 }
@@ -269,6 +276,7 @@ def test_any_loss_joins_the_mix_from_the_command_line() -> None:
         ("alpha_beta", "alpha=0", "alpha=0"),
         ("weighted", "weights.forward_kl=-1", "-1"),
         ("soft_clamp", "limit=0", "limit=0"),
+        ("span_kl", "tau=0", "tau=0"),
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, override: str, says: str) -> None:
@@ -314,3 +322,74 @@ def test_a_fixed_advantage_pushes_down_whatever_the_teacher_says() -> None:
     assert (push[:, 0] > 0).all()  # a step against the gradient makes the token less likely
     with pytest.raises(Exception, match="a number other than 0, not 0"):  # Hydra's, around the sentence
         build("fixed_advantage", "advantage=0")
+
+
+# --------------------------------------------------------------------------------------------------- spans of rows
+
+SPAN = torch.tensor([0, 1, 1, 1, 4, 4, 7])
+
+
+@pytest.mark.parametrize("tau", [1.0, 100.0])
+@settings(deadline=None, max_examples=25)
+@given(SEEDS)
+def test_a_span_costs_what_its_sums_say_shared_by_its_rows(tau: float, seed: int) -> None:
+    log_p, log_q = pair(seed)
+    price = build("span_kl", f"tau={tau}").of_spans(log_p, log_q, SPAN)
+    for name in SPAN.unique():
+        rows = name == SPAN
+        came = [log[rows, 0].exp().tolist() for log in (log_p, log_q)]
+        expected = span_kl(*came, came=len(came[0]), tau=tau) / len(came[0])
+        torch.testing.assert_close(price[rows], torch.full_like(price[rows], expected), atol=1e-9, rtol=1e-8)
+
+
+def test_only_the_sum_over_a_span_counts() -> None:
+    log_p, log_q = pair(31)
+    other = log_q.clone()
+    other[2, 0] += 0.5
+    other[3, 0] -= 0.5
+    loss = LOSSES["span_kl"]
+    torch.testing.assert_close(loss.of_spans(log_p, other, SPAN), loss.of_spans(log_p, log_q, SPAN))
+    assert not torch.allclose(loss(log_p, other), loss(log_p, log_q))
+
+
+def test_a_span_at_tau_1_is_the_kl_of_it_came_and_at_large_tau_has_a_limit() -> None:
+    log_p, log_q = pair(37, rows=40)
+    first = build("dkd", "alpha=1", "beta=0")
+    torch.testing.assert_close(build("span_kl", "tau=1")(log_p, log_q), first(log_p, log_q), atol=1e-4, rtol=1e-4)
+    a, b = -log_p[:, 0], -log_q[:, 0]
+    near = build("span_kl", "tau=1000")(log_p, log_q)
+    torch.testing.assert_close(near, b - a + a * (a / b).log(), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("budget_mb", [1.0, 1e-4])
+def test_the_heads_gradient_of_spans_is_dense_autograds(budget_mb: float) -> None:
+    """Also where the budget is a row: no span is cut in two."""
+    source = torch.Generator().manual_seed(3)
+    rows, vocab, k = len(SPAN), 11, 4
+    ids = torch.stack([torch.randperm(vocab, generator=source)[:k] for _ in range(rows)])
+    log_p = pair(5, rows, k)[0]
+    hidden = torch.randn(rows, vocab, generator=source, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(rows, generator=source, dtype=torch.float64) + 0.1
+    unmatched = torch.arange(rows) == rows - 1
+    head, loss = Head(torch.eye(vocab, dtype=torch.float64)), LOSSES["span_kl"]
+    given_ = {"unmatched": unmatched, "span": SPAN, "budget_mb": budget_mb, "alpha_ce": 0.25}
+    total, price = distill(hidden, head, ids, log_p, weight, loss, **given_)
+    (grad,) = torch.autograd.grad(total, hidden)
+
+    log_q = torch.log_softmax(hidden, -1).gather(1, ids)
+    dense = 0.75 * loss.of_spans(log_p, log_q, SPAN) - 0.25 * log_q[:, 0]
+    dense = torch.where(unmatched, -log_q[:, 0], dense)
+    (expected,) = torch.autograd.grad((weight * dense).sum(), hidden)
+    torch.testing.assert_close(price, dense.detach(), atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(grad, expected, atol=1e-10, rtol=1e-8)
+    with pytest.raises(ValueError, match="span is one ascending number for each of 7 rows"):
+        distill(hidden, head, ids, log_p, weight, loss, **given_ | {"span": SPAN.flip(0)})
+
+
+def test_a_span_loss_is_not_priced_row_by_row_inside_another() -> None:
+    with pytest.raises(Exception, match="prices spans, and a soft clamp each row"):
+        mixed_in("soft_clamp", "span_kl")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(None, ["+loss=weighted", "+loss@loss.losses.span_kl=span_kl", "+loss.weights.span_kl=1"])
+    with pytest.raises(Exception, match="loss=span_kl prices spans, and a sum each row"):
+        instantiate(config.loss, _convert_="all")

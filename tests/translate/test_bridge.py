@@ -6,14 +6,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import collector, hf
 from families import CORPUS, sums_between_common_ends
 from strangers import stranger
 
+from ekd.data.collate import Collate, spans
 from ekd.data.family import bridge_of
 from ekd.data.mix import Stores
-from ekd.data.teachers import Mean
+from ekd.data.teachers import Mean, shared_ends
+from ekd.loss.forward_kl import ForwardKL
+from ekd.loss.span_kl import SpanKL
 from ekd.models.load import load_tokenizer
+from ekd.models.rows import spans_to_price
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.store.invariants import check
 from ekd.store.store import Store
@@ -61,6 +66,39 @@ def test_rows_of_another_family_are_sound_and_keep_what_was_said(other):
         assert sum(sound for *_, sound in parts) > len(parts) / 2
         for theirs, said, sound in parts:
             assert said == pytest.approx(theirs, abs=1e-4) or not sound
+
+
+def test_a_batch_knows_its_spans_and_they_conserve(other):
+    bridge = bridge_of(load_tokenizer(other), OURS)
+    maker = collector(teacher=hf(model=other, mode="score"))
+    requests = {r.key: r._replace(prompt_ids=r.read_ids) for r in maker.requests("train", 4)}
+    plain = hf(model=other, mode="score", align="same", mass=1.0, max_k=500)
+    for trace in maker.family.teacher.trace(requests.values()):
+        ids = bridge.over(trace.response_ids.tolist())
+        (own,) = plain.trace([requests[trace.key]._replace(response_ids=ids)])
+        parts = sums_between_common_ends(own, bridge.teacher, SimpleNamespace(trace=trace), bridge.student)
+        rows = Collate(len(OURS))([trace._replace(valid=np.ones(len(trace.valid), bool))]).rows
+        said = np.bincount(rows.span, rows.teacher_logprobs[:, 0])
+        assert len(said) == len(parts) < len(trace.valid)
+        for (theirs, _, sound), one in zip(parts, said, strict=True):
+            assert one == pytest.approx(theirs, abs=1e-4) or not sound
+    one = spans([trace])
+    alone = one[~torch.from_numpy(trace.valid)]
+    assert len(alone) and (torch.bincount(one)[alone] == 1).all()  # a row without a teacher is a span of its own
+    assert spans([trace._replace(ends=None), trace])[: len(one)].tolist() == list(range(len(one)))
+    assert spans([trace, trace._replace(ends=np.zeros(len(one), bool))]) is None
+
+
+def test_a_loss_of_spans_is_told_them_and_refuses_traces_without(other):
+    maker = collector(teacher=hf(model=other, mode="score"))
+    requests = [r._replace(prompt_ids=r.read_ids) for r in maker.requests("train", 4)]
+    made = list(maker.family.teacher.trace(requests))
+    loss, keep = SpanKL(tau=100), torch.tensor([0, 2, 3])
+    rows = Collate(len(OURS))(made).rows
+    assert spans_to_price(rows, loss, keep).tolist() == rows.span[keep].tolist()
+    assert spans_to_price(rows._replace(span=None), ForwardKL(), keep) is None
+    with pytest.raises(ValueError, match=r"do not say where they end.* trace them into a new store"):
+        spans_to_price(rows._replace(span=None), loss, keep)
 
 
 def test_generated_rows_are_those_of_the_same_text_scored(other):
@@ -167,6 +205,10 @@ def test_stores_of_several_teachers_are_read_together(other, tmp_path_factory):
     asked = SimpleNamespace(collector=collector(), temperature=1.0, samples=None)
     Stores(paths=paths, weights=None, mean=True).check(asked)
     both = Mean([Store(path) for path in paths])
+    key, own = next(iter(both.places.items()))
+    one, two = (store[key].ends for store, key in zip(both.stores, own, strict=True))
+    assert (both[key].ends == (one & two)).all()
+    assert shared_ends([one, ~one]).sum() == 0 and shared_ends([]) is None
     assert len(both.keys()) == 2 and all(both[key].valid.mean() > 0.6 for key in both.keys())  # noqa: SIM118
     with pytest.raises(ValueError, match="keep other rows"):
         same = str(tmp_path_factory.mktemp("stores") / "same")

@@ -33,7 +33,12 @@ def test_what_was_written_keeps_its_logprob_between_common_ends(text, pair, seed
     check(made.trace, len(student.texts), 0)
     assert student.spell(made.trace.response_ids.tolist()) == text.encode()
     assert made.trace.prompt_ids.tolist() == [1, 2, 3]
-    for theirs, own, sound in sums_between_common_ends(trace, teacher, made, student):
+    parts = sums_between_common_ends(trace, teacher, made, student)
+    if teacher.same(student):
+        assert made.trace.ends is None  # everywhere
+    else:
+        assert made.trace.ends.sum() == len(parts) and made.trace.ends[-1]
+    for theirs, own, sound in parts:
         assert sound
         assert own == pytest.approx(theirs, abs=1e-5 * max(1, abs(theirs)))
 
