@@ -42,7 +42,7 @@ from ekd.store.store import Store
 
 WORDS = [
     *("experiment=tiny", "selector=topk", "signal=student_entropy", "trainer.max_steps=12", "benchmark.problems=0"),
-    *("trainer.val_check_interval=4", "callback.checkpoint.every_n_train_steps=2", "+callback.progress.refresh_rate=0"),
+    *("trainer.val_check_interval=4", "callback.checkpoint.every_n_train_steps=2", "callback.progress.quiet=true"),
 ]
 
 ROUNDS = [

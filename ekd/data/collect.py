@@ -20,7 +20,7 @@ from ekd.data.family import Family, family_of
 from ekd.data.texts import KeptTexts
 from ekd.data.tracing import Grades, Tracing, packed, scoring, whole_batches
 from ekd.models.load import load_tokenizer
-from ekd.models.progress import progress_bar
+from ekd.models.progress import ProgressBar
 from ekd.models.prompt import Prompt
 from ekd.models.source import home
 from ekd.models.teacher_prompt import SAME, TeacherPrompt
@@ -261,10 +261,9 @@ class Collector:
         tracing, bridge = self._tracing(split, quiet=quiet), self.family.bridge
         before = 0 if bridge is None else bridge.bytes_by_kind.copy()
         failures: list[Failure] = []
-        saved, tokens, began = monotonic(), 0, monotonic()
+        saved, tokens = monotonic(), 0
         try:
-            with progress_bar(quiet) as bar:
-                task = bar.add_task(f"tracing {split}", total=len(missing), note="")
+            with ProgressBar(f"tracing {split}", len(missing), quiet=quiet) as bar:
                 traces = tracing.traces(missing, company, kept)
                 for result in map(partial(packed, layout=store.layout), traces):
                     if isinstance(result, Failure):
@@ -274,7 +273,7 @@ class Collector:
                         tokens += result.about[6]
                         grades = grades.add(result.verdict, result.about[3], result.about[6])
                     failed = f", {len(failures)} failed" if failures else ""
-                    bar.update(task, advance=1, note=f"{tokens / (monotonic() - began):,.0f} tokens/s{failed}")
+                    bar.update(bar.done + 1, f"{tokens / bar.seconds:,.0f} tokens/s{failed}")
                     if len(waiting.parts) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
                         waiting.flush()
                         saved = monotonic()

@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import nn
 
 from ekd.data.batch_sampler import pack
@@ -21,6 +20,7 @@ from ekd.data.cached import Samples
 from ekd.data.collate import Collate
 from ekd.data.traces import Traces
 from ekd.files import Damaged, read_json, write_json
+from ekd.models.progress import tracked
 from ekd.models.reader import read_batch
 from ekd.models.rows import matched, rows_where, top_of
 from ekd.models.source import home
@@ -127,7 +127,7 @@ class TopSamples:
         model, top = self.spec.load().eval(), top_of(self.by)
         traces, collate = Traces(store, keys), Collate(store.origin["vocab"], draws=store.layout.draws > 0)
         order = sorted(range(len(keys)), key=lambda i: traces.lengths[i])
-        for indices in track(pack(order, traces.lengths, self.max_tokens), "scoring samples", transient=True):
+        for indices in tracked(pack(order, traces.lengths, self.max_tokens), "scoring samples", transient=True):
             batch = collate([traces[i] for i in indices])
             _, rows = read_batch(model, batch, budget_mb=self.head_mb, top=top)
             rows = matched(rows)

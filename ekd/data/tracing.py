@@ -9,9 +9,9 @@ from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from rich.progress import track
 
 from ekd.data.texts import KeptTexts
+from ekd.models.progress import tracked
 from ekd.store.codec import Layout
 from ekd.store.shard import PackedTrace, part
 from ekd.types import Failure, Opens, Policy, Request, Teacher, Text, Trace
@@ -65,7 +65,7 @@ class Tracing:
         missing = {r.key for r in requests} - texts.keys()
         batches = batches_of(company, policy.batch_size)
         lacking = [batch for batch in batches if not missing.isdisjoint(r.key for r in batch)]
-        for batch in track(lacking, f"{policy.name} writes", transient=True, disable=self.quiet or not lacking):
+        for batch in tracked(lacking, f"{policy.name} writes", quiet=self.quiet, transient=True):
             texts |= kept.keep(batch, policy.write(batch))
         return texts
 

@@ -18,7 +18,7 @@ from ekd.eval.answers import Answer, AnswerFile, pieces, repeats
 from ekd.eval.metrics import summary
 from ekd.models.generation import generate
 from ekd.models.load import end_ids
-from ekd.models.progress import progress_bar
+from ekd.models.progress import ProgressBar
 from ekd.models.prompt import Prompt
 from ekd.models.softmax import softmax_of
 from ekd.models.teacher_prompt import TeacherPrompt
@@ -101,23 +101,33 @@ class Benchmark:
         return requests
 
     def run(
-        self, tokenizer: PreTrainedTokenizerBase, solve: Solver, path: Path, who: str, *, quiet: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        solve: Solver,
+        path: Path,
+        who: str,
+        *,
+        quiet: bool = False,
+        transient: bool = False,
     ) -> Answered:
-        """Answers go to `path` (JSONL) one by one; those that are there already are not asked again."""
+        """Answers go to `path` (JSONL) one by one; those that are there already are not asked again. quiet, transient:
+        see `ekd.models.progress.ProgressBar`.
+        """
         requests = self.requests(tokenizer)
         asked = {p.id: p for p in self.questions()}
         failures: list[Failure] = []
-        with AnswerFile(path) as file, progress_bar(quiet) as bar:
-            done = {_key(*key) for key in file.answers}
-            task = bar.add_task(f"evaluating {who}", total=len(requests), completed=len(done), note="")
-            speed = _Speed()
-            for request, text in solve(requests, done):
-                if isinstance(text, Failure):
-                    failures.append(text)
-                    continue
-                file.add(self._graded(asked[request.problem_id], request, text, tokenizer))
-                note = speed.after(len(text.ids)) + (f", {len(failures)} failed" if failures else "")
-                bar.update(task, completed=len(file.answers), note=note)
+        with AnswerFile(path) as file:
+            done, tokens = {_key(*key) for key in file.answers}, 0
+            bar = ProgressBar(f"evaluating {who}", len(requests), done=len(done), quiet=quiet, transient=transient)
+            with bar:
+                for request, text in solve(requests, done):
+                    if isinstance(text, Failure):
+                        failures.append(text)
+                        continue
+                    file.add(self._graded(asked[request.problem_id], request, text, tokenizer))
+                    tokens += len(text.ids)
+                    failed = f", {len(failures)} failed" if failures else ""
+                    bar.update(len(file.answers), f"{tokens / bar.seconds:,.0f} tokens/s{failed}")
             answers = [
                 file.answers[r.problem_id, r.sample] for r in requests if (r.problem_id, r.sample) in file.answers
             ]
@@ -265,14 +275,3 @@ class Unsure:
 
 def _key(problem_id: str, sample: int) -> str:
     return f"{problem_id}#{sample}"
-
-
-class _Speed:
-    """Tokens a second since the first answer was asked for."""
-
-    def __init__(self) -> None:
-        self.began, self.tokens = monotonic(), 0
-
-    def after(self, tokens: int) -> str:
-        self.tokens += tokens
-        return f"{self.tokens / max(monotonic() - self.began, 1e-9):,.0f} tokens/s"

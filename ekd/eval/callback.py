@@ -66,6 +66,7 @@ class BenchmarkCallback(L.Callback):
             path,
             f"step {trainer.global_step}",
             quiet=rank > 0,
+            transient=True,
         )
 
     def _reduce(self, trainer: L.Trainer, module: L.LightningModule, answers: list[Any]) -> dict[str, float]:

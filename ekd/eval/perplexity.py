@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +15,7 @@ from ekd.data.batch_sampler import Batches
 from ekd.data.collate import Collate
 from ekd.eval.metrics import Row
 from ekd.models.head import head_of, stats
+from ekd.models.progress import tracked
 from ekd.models.reader import HEAD_MB, agreement, divergence, read_batch
 from ekd.models.rows import matched
 from ekd.models.turn import first_token
@@ -77,7 +77,7 @@ def batched(traces: Sequence[Trace], vocab: int, max_tokens: int, *, draws: bool
     lengths = [len(t.prompt_ids) + len(t.response_ids) for t in ordered]
     collate = Collate(vocab, draws=draws)
     plan = list(Batches(lengths, max_tokens=max_tokens))
-    for batch in track(plan, "measuring"):
+    for batch in tracked(plan, "measuring"):
         yield collate([ordered[i] for i in batch])
 
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.progress import track
 from transformers import PreTrainedModel
 
 from ekd.data.batch_sampler import Batches
 from ekd.data.collate import Collate
+from ekd.models.progress import tracked
 from ekd.models.reader import divergence, read_batch
 from ekd.types import Batch, Trace
 
@@ -38,7 +38,7 @@ def views(
     lengths = [len(traces[i].prompt_ids) + len(traces[i].response_ids) for i in order]
     collate, found = Collate(vocab, draws=draws > 0), dict[int, StudentView]()
     longest = max([max_tokens, *lengths])  # one long trace is a batch of its own
-    for batch in track(list(Batches(lengths, max_tokens=longest)), "the student reads"):
+    for batch in tracked(list(Batches(lengths, max_tokens=longest)), "the student reads"):
         some = [order[place] for place in batch]
         made = collate([traces[i] for i in some])
         found |= zip(some, split_batch(made, seen(model, made), [traces[i] for i in some]), strict=True)
