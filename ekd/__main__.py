@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "trace what is missing, train the student on the chosen tokens, evaluate it",
     "trace": "let the teacher solve or read problems, and keep every token's probabilities",
     "evaluate": "let a model solve held-out problems; compare, perplexity, harness",
+    "chat": "talk to a run's student, its teacher beside it",
     "report": "a page of a run, a sweep or a trace store",
     "store": "inspect, verify, repair, merge, export and import traces",
     "export": "a student for transformers, GGUF or Ollama",

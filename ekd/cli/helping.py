@@ -28,6 +28,7 @@ EXAMPLES = {
     ),
     "perplexity": ("run=RUN", "store=STORE student.model=MODEL"),
     "harness": ("run=RUN tasks=[gsm8k]", "student.model=MODEL tasks=[gsm8k]"),
+    "chat": ("run=RUN", "run=RUN beside=true temperature=0.7"),
     "report": ("sweep=multirun/bucket_sweep", "traces=STORE"),
     "export": ("run=RUN format=hf", "run=RUN format=ollama"),
 }  # fmt: skip

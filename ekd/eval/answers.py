@@ -92,19 +92,32 @@ def read_answers(path: Path) -> dict[Key, Answer]:
     return answers
 
 
+class Spelt:
+    """What each id adds to a text, as ids come; "" for a special token, and for all but the last id of a character."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.before: list[int] = []
+        self.group: list[int] = []  # of a character that is not whole yet
+        self.half = ""
+
+    def add(self, token: int) -> str:
+        self.group.append(token)
+        known = str(self.tokenizer.decode(self.before, skip_special_tokens=True))
+        added = str(self.tokenizer.decode([*self.before, *self.group], skip_special_tokens=True))[len(known) :]
+        if added.endswith("\ufffd") and len(self.group) <= LONGEST:
+            self.half = added
+            return ""
+        self.before, self.group, self.half = self.group, [], ""
+        return added
+
+
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """What each id adds to the text; "" for a special token, and for all but the last id of one character."""
-    found, before, group = [], [], []  # type: tuple[list[str], list[int], list[int]]
-    for i in ids:
-        group.append(i)
-        known = str(tokenizer.decode(before, skip_special_tokens=True))
-        added = str(tokenizer.decode([*before, *group], skip_special_tokens=True))[len(known) :]
-        whole = not added.endswith("\ufffd") or len(group) > LONGEST
-        found.append(added if whole else "")
-        if whole:
-            before, group = group, []
-    if group:  # a text that was cut within a character
-        found[-1] = added
+    """See `Spelt`; half a character at the end of the text is the last id's."""
+    spelt = Spelt(tokenizer)
+    found = [spelt.add(i) for i in ids]
+    if spelt.half:
+        found[-1] = spelt.half
     return found
 
 

@@ -38,12 +38,16 @@ class Prompt:
         """
         if not problem.question:
             return [first_token(tokenizer)]
+        return self.ids_of(tokenizer, self.messages(problem, examples))
+
+    def ids_of(self, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+        """The same of a conversation. Raises ValueError for a tokenizer without a template, or one that refuses."""
         if tokenizer.chat_template is None:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "
                 "take the -Instruct version, or give the tokenizer a chat_template"
             )
-        text = self._rendered(tokenizer, self.messages(problem, examples))
+        text = self._rendered(tokenizer, messages)
         return list(tokenizer.encode(text, add_special_tokens=False))
 
     def answer_ids(self, tokenizer: PreTrainedTokenizerBase, solution: str, prompt_ids: Sequence[int]) -> list[int]:

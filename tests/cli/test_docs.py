@@ -16,7 +16,7 @@ from ekd.cli.door import CONF
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOORS = "train|trace|evaluate|export|report"
+DOORS = "train|trace|evaluate|export|report|chat"
 
 
 def commands() -> list[str]:

@@ -14,7 +14,7 @@ from ekd.cli.embedded import completed, is_method
 from ekd.cli.helping import comments, page
 from ekd.method import CONF
 
-COMMANDS = ("train", "trace", "evaluate", "perplexity", "harness", "report", "export")
+COMMANDS = ("train", "trace", "evaluate", "perplexity", "harness", "chat", "report", "export")
 
 
 def leaves(node: DictConfig, path: str = "") -> list[str]:
