@@ -89,7 +89,7 @@ class Jobs:
 
     def run(self, config: DictConfig) -> float | None:
         _hydra_reports(self.traceback_wanted)
-        _quiet()
+        quiet_libraries()
         run, sweeps = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
         note, ended = run / "failed.txt", 1
         if sweeps and not (run / "metrics.json").exists():  # else only what followed the work failed: it may mend that
@@ -251,8 +251,9 @@ def _forget_ranks() -> None:
             os.environ.pop(name, None)
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """Warnings only: progress and results are printed, and Lightning's tips are not news to anyone."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; who says disable=False still has a bar
     import lightning.pytorch  # noqa: F401 (it sets its own log level when imported)
     from transformers.utils import logging as transformers_logging
 
@@ -268,6 +269,7 @@ def _quiet() -> None:
         "does not have many workers",
         "smaller than the logging",
         "`gradient_checkpointing_enable` is deprecated",
+        "`is_gradient_checkpointing` is deprecated",
     ):
         warnings.filterwarnings("ignore", f".*{re.escape(noise)}")
 

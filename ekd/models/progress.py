@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from threading import Event, Thread
 from time import monotonic
 from typing import TypeVar
 
@@ -48,12 +49,14 @@ class ProgressBar:
         self.task = self.bar.add_task(what, total=total, completed=done, note="", bar=self)
 
     def __enter__(self) -> ProgressBar:
-        self.began = self.said = monotonic()
-        self.told = False  # whether a plain line was written, and of what
+        self.began, self.told, self.over = monotonic(), False, Event()
         self.bar.start()
+        if self.plain:  # by the clock: work that is done in batches reports in bursts, or for long not at all
+            Thread(target=self._tell, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
         self.bar.stop()
         if self.plain and (self.told or not self.transient):
             self._say()
@@ -62,8 +65,6 @@ class ProgressBar:
         """done: of the whole, not since the last call. note: None leaves it."""
         self.done, self.note = done, self.note if note is None else note
         self.bar.update(self.task, completed=done, note=self.note)
-        if self.plain and monotonic() - self.said >= SECONDS and done != self.total:
-            self._say()
 
     @property
     def seconds(self) -> float:
@@ -80,8 +81,12 @@ class ProgressBar:
         of = "" if self.total is None else f"/{self.total:,}"
         return f"{self.done:,}{of} {self.unit}".rstrip()
 
+    def _tell(self) -> None:
+        while not self.over.wait(SECONDS):
+            self.told = True
+            self._say()
+
     def _say(self) -> None:
-        self.said, self.told = monotonic(), True
         left = self.left
         times = clock(self.seconds) + (f", {clock(left)} left" if left and left >= 0.5 else "")
         print(", ".join(part for part in (f"{self.what}: {self.count}", times, self.note) if part), flush=True)
