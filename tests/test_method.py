@@ -45,14 +45,20 @@ def method(*overrides: str) -> Method:
 def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None:
     found: dict[Method, list[str]] = {}
     for file in PRESETS:
-        if file.stem not in NO_METHODS:
+        if file.stem not in NO_METHODS and not file.stem.startswith("small_world"):
             found.setdefault(method(f"{file.parent.name}={file.stem}"), []).append(file.stem)
     names = [one.name for one in found]
     assert len(set(names)) == len(names)
     twice = sorted(tuple(sorted(set(group))) for group in found.values() if len(group) > 1)
     assert twice == [
-        ("bucket", "bucket_70_80"), ("ekd", "topk_20"), ("on_policy", "vanilla-reverse_kl-rounds"),
-        ("random", "random_20"), ("teacher_free",), ("vanilla",),
+        ("accumulated_discrepancy", "score_weighted-accumulated_of_excess_ce"),
+        ("bridge_garden", "vanilla-hard_others_teacher_uncertainty"),
+        ("bridge_garden_reversed", "vanilla-hard_chosen_teacher_uncertainty"), ("bucket", "bucket_70_80"),
+        ("ekd", "topk_20"), ("falling_position", "score_weighted-late_falling"),
+        ("on_policy", "vanilla-reverse_kl-rounds"), ("prefix", "topk_30-position_prefix"), ("random", "random_20"),
+        ("rising_position", "score_weighted-late"), ("sekd", "topk_20-student_entropy"),
+        ("sekd_kl", "topk_20-weighted_normalise_none_signals_kl_student_entropy"), ("teacher_free",),
+        ("token_teachability", "topk_5-teachability"), ("vanilla",),
     ]  # fmt: skip
 
 

@@ -126,6 +126,12 @@ class RoundFigures(NamedTuple):
     teacher_log_p: float  # nats, of the student's tokens
     kl: float  # nats a token, log q - log p: KL(student, teacher) estimated from what was sampled, unbiased at 1
     teacher_entropy: float  # nats
+    # Shares of the tokens of graded texts, 1 together: was the teacher's likeliest token written, and is its text
+    # right? Agreement on failure is what a teacher cannot mend (https://arxiv.org/abs/2607.23731).
+    agreed_right: float
+    agreed_wrong: float
+    parted_right: float
+    parted_wrong: float
 
 
 def figures(traces: Sequence[Trace]) -> RoundFigures:
@@ -147,4 +153,20 @@ def figures(traces: Sequence[Trace]) -> RoundFigures:
         kl=float((log_q - log_p)[known].mean()) if known.any() else float("nan"),
         teacher_log_p=float(log_p.mean()) if len(log_p) else float("nan"),
         teacher_entropy=float(entropy.mean()) if len(entropy) else float("nan"),
+        **by_outcome(traces),
     )
+
+
+def by_outcome(traces: Sequence[Trace]) -> dict[str, float]:
+    """{agreed_right, agreed_wrong, parted_right, parted_wrong}: shares of tokens; NaN where no text was graded."""
+    counts = dict.fromkeys(("agreed_right", "agreed_wrong", "parted_right", "parted_wrong"), 0)
+    for trace in traces:
+        if not trace.verdict or not len(trace.counts):
+            continue
+        starts = np.cumsum(trace.counts) - trace.counts
+        agreed = (trace.logprobs[starts] >= np.maximum.reduceat(trace.logprobs, starts))[trace.valid]
+        outcome = "right" if trace.verdict == "correct" else "wrong"
+        counts[f"agreed_{outcome}"] += int(agreed.sum())
+        counts[f"parted_{outcome}"] += int((~agreed).sum())
+    total = sum(counts.values())
+    return {name: count / total if total else float("nan") for name, count in counts.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import collector, hf
+from fake_traces import fake_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,7 +23,7 @@ from test_student import student
 
 from ekd.data.mix import Mix, Stores
 from ekd.data.policy import Sampling
-from ekd.data.rollouts import share_out, turn
+from ekd.data.rollouts import by_outcome, share_out, turn
 from ekd.data.round_maker import check_writing
 from ekd.data.rounds import Rounds
 from ekd.loss.reverse_kl import ReverseKL
@@ -347,3 +350,20 @@ def test_a_teacher_that_was_killed_in_a_batch_reads_it_whole_again(tmp_path, mon
     assert one.keys() == two.keys() and all(
         np.array_equal(one[key].logprobs, two[key].logprobs) for key in sorted(one.keys())
     )
+
+
+def test_agreement_is_counted_by_outcome():
+    """Row by row: is the token that came the row's likeliest, and was its text right?"""
+    verdicts = ("correct", "wrong", "")
+    some = [fake_trace(seed, rows=30)._replace(verdict=verdict) for seed, verdict in enumerate(verdicts)]
+    counted = Counter()
+    for trace in some[:2]:
+        for row, (start, count) in enumerate(zip(np.cumsum(trace.counts) - trace.counts, trace.counts, strict=True)):
+            if trace.valid[row]:
+                came, *others = trace.logprobs[start : start + count]
+                place = "agreed" if all(came >= other for other in others) else "parted"
+                counted[f"{place}_{'right' if trace.verdict == 'correct' else 'wrong'}"] += 1
+    assert len(counted) == 4
+    found = by_outcome(some)
+    assert found == {name: counted[name] / counted.total() for name in found}
+    assert all(math.isnan(share) for share in by_outcome(some[2:]).values())

@@ -38,6 +38,13 @@ def test_a_run_s_page_has_a_table_and_a_figure_of_its_rounds(tmp_path):
     assert "writing took 6.0 s (60%)" in " ".join(shown.notes) and "learning 4.0 s (40%)" in " ".join(shown.notes)
 
 
+def test_agreement_is_told_by_outcome_where_texts_were_graded():
+    shares = {"agreed_right": 0.5, "parted_right": 0.125, "agreed_wrong": 0.25, "parted_wrong": 0.125}
+    said = " ".join(table([LINE | shares, LINE | dict.fromkeys(shares, math.nan)], steps=1.0).notes)
+    assert "written in 50.0% and another in 12.5%, in wrong ones its likeliest in 25.0% and another in 12.5%" in said
+    assert "graded texts" not in " ".join(table(told(2), steps=1.0).notes)
+
+
 def test_of_many_rounds_some_are_in_the_table_with_the_first_and_the_last():
     shown = table(told(100), steps=1.0)
     assert len(shown.rows) <= SHOWN and [shown.rows[n][0].text for n in (0, -1)] == ["0", "99"]
