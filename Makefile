@@ -3,7 +3,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench study clean
 
 help: ## this page
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ lint: $(VENV)/ready ## ruff and mypy
 
 bench: $(VENV)/ready ## the benchmarks whose tables are in docs/
 	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+study: $(VENV)/ready ## two cells of docs/study2.md anew, beside what was published (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/study2.py again
 
 clean: ## remove the environment (traces and converted models stay in ~/.cache/ekd)
 	rm -rf $(VENV)

@@ -3,6 +3,7 @@
     python scripts/study2.py rates multirun/small_world_choose    # -> conf/experiment/parts/small_world_rates.yaml
     python scripts/study2.py keep multirun/small_world            # -> docs/study2_cells.jsonl.gz
     python scripts/study2.py page                                 # -> docs/study2_tables.md and docs/study2_*.svg
+    python scripts/study2.py again                                # two cells anew, beside what was published
 
 `page` reads nothing but the kept cells, so that every figure can be made again without running one; `--check` exits
 with 1 if what is there is something else. What each table means is said in docs/study2_plan.md.
@@ -14,7 +15,10 @@ import argparse
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -47,6 +51,12 @@ PARTS = {
     "bands": "Bands and shares: the teacher's texts, forward KL",
     "given_forward_tokens": "The teacher's texts, forward KL, equal supervised tokens",
 }
+AGAIN = Path("multirun/study_again")
+# What is compared, how far another machine may be, and where it is.
+COMPARED: tuple[tuple[str, float, Callable[[dict[str, Any]], float]], ...] = (
+    ("held-out KL, nats", 0.05, lambda figures: figures["after"]["val/kl"]),
+    ("accuracy", 0.10, lambda figures: figures["benchmark"]["student after"]["accuracy"]),
+)
 METHOD = ("signal", "selector", "loss", "gate", "source", "policy", "seed", "student", "data", "teacher")
 FIGURES = ("after", "before", "train", "minutes", "peak_memory_gb")
 
@@ -246,9 +256,31 @@ def _svg(measured: Result) -> bytes:
     return out.getvalue()
 
 
+def again() -> None:
+    """Makes what two cells need of the world, runs them, and says how far they are from what was published.
+
+    The same machine gives the same digits; another may round its sums in another order, from the world's first step on.
+    """
+    part, methods, seed = "given_forward", ("vanilla", "topk_20"), 0
+    subprocess.run([sys.executable, ROOT / "scripts/study_world.py", "world", "teacher", f"student_{seed}"], check=True)
+    shutil.rmtree(AGAIN, ignore_errors=True)  # of an earlier time: finished cells would not be run again
+    words = [f"experiment=small_world_{part}", f"method={','.join(methods)}", f"seed={seed}"]
+    subprocess.run([sys.executable, "-m", "ekd.train", "-m", *words, f"hydra.sweep.dir={AGAIN}"], check=True)
+    published = {cell.method.name: cell for cell, _ in read_kept()[part] if cell.seed == seed}
+    far = []
+    for method in methods:
+        found = read_json(AGAIN / method / f"seed_{seed}" / "metrics.json")["figures"]
+        for name, reach, read in COMPARED:
+            one, other = read(published[method].figures), read(found)
+            print(f"{method:<10} {name:<20} published {one:.6f}  here {other:.6f}  difference {other - one:+.6f}")
+            far += [f"{name} of {method}"] if abs(other - one) > reach else []
+    if far:
+        raise SystemExit(f"farther from what was published than another machine explains: {', '.join(far)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rates", "keep", "page"])
+    parser.add_argument("what", choices=["rates", "keep", "page", "again"])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args()
@@ -258,6 +290,8 @@ def main() -> None:
                 file.write_bytes(content)
             elif not file.exists() or file.read_bytes() != content:
                 raise SystemExit(f"{file} is not what `python scripts/study2.py page` makes: run it")
+    elif asked.what == "again":
+        again()
     elif asked.folder is None:
         parser.error(f"{asked.what} needs the folder of a sweep")
     else:
