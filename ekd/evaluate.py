@@ -54,6 +54,7 @@ def main(config: DictConfig) -> int:
 def perplexity(config: DictConfig) -> int:
     from ekd.eval.perplexity import batched, measure, perplexity_rows, reading_json, reliability
     from ekd.models.load import load_tokenizer
+    from ekd.models.token_kinds import KINDS, kind_table, token_texts
     from ekd.store.tokenizer import check_tokenizer
 
     if (config.run is None) + (config.store is None) + (config.text is None) != 2:
@@ -67,7 +68,8 @@ def perplexity(config: DictConfig) -> int:
     origin = loader.origin()
     draws = bool(source.get("origin", {}).get("draws"))
     batches = batched(traces, origin["vocab"], config.max_tokens, draws=draws)
-    reading = measure(loader.load(), batches)
+    digits = kind_table(token_texts(tokenizer, origin["vocab"])) == KINDS.index("digits")
+    reading = measure(loader.load(), batches, digits)
     folder = results_folder(config, "perplexity", digest_of_parts(origin, source))
     report = {"who": config.run or config.student.model, "source": source, "model": origin}
     publish(

@@ -32,6 +32,14 @@ class Bin(NamedTuple):
     accuracy: float  # how often the first choice came next
 
 
+class Digits(NamedTuple):
+    """Of the tokens that are digits: where two tokenizers differ most."""
+
+    tokens: int
+    ce: float  # nats a token
+    accuracy: float  # first choice = next token
+
+
 class Reading(NamedTuple):
     tokens: int
     ce: float  # nats a token
@@ -42,24 +50,29 @@ class Reading(NamedTuple):
     kl: float | None  # nats a token, teacher to student, over the rows that have a teacher; None: there is none
     agreement: float | None  # first choices that are the teacher's
     bins: list[Bin]
+    digits: Digits | None  # None: there are none, or nobody said which tokens are
 
 
 @torch.inference_mode()
-def measure(model: PreTrainedModel, batches: Iterable[Batch]) -> Reading:
-    """Over every response token of the batches, at temperature 1."""
+def measure(model: PreTrainedModel, batches: Iterable[Batch], digits: Tensor | None = None) -> Reading:
+    """Over every response token of the batches, at temperature 1. digits: (V,) bool, tokens that are told apart."""
     sums = torch.zeros(7, dtype=torch.float64)  # tokens, ce, right, entropy, rows with a teacher, kl, agreement
     bins = torch.zeros(3, BINS, dtype=torch.float64)  # tokens, confidence, right
+    numbers = torch.zeros(3, dtype=torch.float64)  # of digits: tokens, ce, right
     for batch in batches:
         hidden, rows = read_batch(model, batch)
         assert rows.student is not None
         best = stats(hidden, head_of(model), rows.student.argmax[:, None], budget_mb=HEAD_MB).log_q[:, 0].exp()
         first, right = best.double().cpu(), (rows.student.argmax == rows.target).double().cpu()
         known = matched(rows)
+        if digits is not None:
+            some = digits.to(rows.target.device)[rows.target].double()
+            numbers += torch.stack([some.sum(), -some @ rows.student.log_q[:, 0].double(), some.cpu() @ right]).cpu()
         parts = [rows.valid.new_tensor(len(right), dtype=torch.long), -rows.student.log_q[:, 0], right]
         parts += [rows.student.entropy, rows.valid, divergence(known), agreement(known)]
         sums += torch.stack([part.double().sum().cpu() for part in parts])
         bins += torch.stack([_binned(first, value) for value in (torch.ones_like(first), first, right)])
-    return _reading(sums.tolist(), bins)
+    return _reading(sums.tolist(), bins, numbers.tolist())
 
 
 def from_text(tokenizer: PreTrainedTokenizerBase, text: str, window: int) -> Iterator[Trace]:
@@ -92,11 +105,16 @@ def perplexity_rows(reading: Reading) -> list[Row]:
     if reading.kl is not None and reading.agreement is not None:
         view.append(("KL to the teacher", f"{reading.kl:.4f} nats a token"))
         view.append(("first choice is the teacher's", f"{100 * reading.agreement:.1f}%"))
+    if reading.digits is not None:
+        view.append(("tokens that are digits", f"{reading.digits.tokens:,}"))
+        view.append(("  their perplexity", f"{exp(min(reading.digits.ce, 700.0)):.3f}"))
+        view.append(("  next token is its first choice", f"{100 * reading.digits.accuracy:.1f}%"))
     return view
 
 
 def reading_json(reading: Reading) -> dict[str, Any]:
-    return {**reading._asdict(), "bins": [b._asdict() for b in reading.bins]}
+    digits = None if reading.digits is None else reading.digits._asdict()
+    return {**reading._asdict(), "bins": [b._asdict() for b in reading.bins], "digits": digits}
 
 
 def reliability(reading: Reading, size: int = 320, edge: int = 40) -> str:
@@ -135,8 +153,9 @@ def _binned(confidence: Tensor, value: Tensor) -> Tensor:
     return torch.zeros(BINS, dtype=torch.float64).index_add_(0, place, value)
 
 
-def _reading(sums: list[float], bins: Tensor) -> Reading:
+def _reading(sums: list[float], bins: Tensor, numbers: list[float]) -> Reading:
     tokens, ce, right, entropy, known, far, agree = sums
+    count, digits_ce, digits_right = numbers
     if not tokens:
         raise ValueError("there is no token to measure: the text, or the split, is empty")
     table = [
@@ -153,6 +172,7 @@ def _reading(sums: list[float], bins: Tensor) -> Reading:
         kl=far / known if known else None,
         agreement=agree / known if known else None,
         bins=table,
+        digits=Digits(int(count), digits_ce / count, digits_right / count) if count else None,
     )
 
 

@@ -7,10 +7,11 @@ import torch
 from conftest import hf, traces
 
 from ekd.data.collate import Collate
-from ekd.eval.perplexity import batched, measure
-from ekd.models.load import load_model
+from ekd.eval.perplexity import batched, measure, perplexity_rows, reading_json
+from ekd.models.load import load_model, load_tokenizer
 from ekd.models.reader import agreement, divergence, read_batch
 from ekd.models.rows import matched
+from ekd.models.token_kinds import KINDS, kind_table, token_texts
 
 
 def dense(model, made) -> list[torch.Tensor]:
@@ -48,6 +49,19 @@ def test_the_kl_of_draws_is_right_on_average_wherever_it_is_read():
     assert abs(right - truth) < 0.1 * truth < abs(wrong - truth)
     rows = [read_batch(model, batch)[1] for batch in batched(drawn, 272, 4096, draws=True)]
     assert torch.cat([divergence(matched(one)) for one in rows]).mean().item() == pytest.approx(right, rel=1e-5)
+
+
+def test_digits_are_told_apart():
+    made, model = traces(4, teacher=hf(mode="score")), load_model("tiny").eval()
+    digits = kind_table(token_texts(load_tokenizer("tiny"), 272)) == KINDS.index("digits")
+    reading = measure(model, batched(made, 272, 4096), digits)
+    log_q, came = torch.cat(dense(model, made)), torch.cat([torch.tensor(t.response_ids).long() for t in made])
+    some = torch.tensor([load_tokenizer("tiny").decode([i]).isdigit() for i in came.tolist()])
+    assert reading.digits.tokens == some.sum() > 10
+    assert reading.digits.ce == pytest.approx(-log_q.gather(1, came[:, None])[some].mean().item(), rel=1e-4)
+    assert reading.digits.accuracy == pytest.approx((log_q.argmax(1) == came)[some].double().mean().item())
+    assert reading_json(reading)["digits"]["tokens"] == some.sum() and len(perplexity_rows(reading)) == 10
+    assert measure(model, batched(made, 272, 4096)).digits is None
 
 
 def test_an_id_that_the_head_has_no_row_for_is_refused():

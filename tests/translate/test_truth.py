@@ -68,3 +68,14 @@ def test_rows_of_a_teacher_that_is_seen_whole(monkeypatch):
         whole.add(rows[2:], np.array(toy.ids[2:]))
         doubts += compare(whole.translate(trace_of(toy), np.zeros(1)), nature, toy, teacher, student)
     assert len(doubts) > 90 and sum(doubt < 1e-6 for doubt in doubts) > 20
+
+
+def test_a_token_that_might_have_been_a_longer_one_says_how_likely():
+    """ "ab" is the student's alone, so "a" of the teacher's is its "a" only where no "b" follows."""
+    teacher, student = (Spelling([b"a", b"b", b"1", *more, b""], 3 + len(more)) for more in ([], [b"ab"]))
+    nature = world(np.random.default_rng(0))
+    toy = told(nature, b"aab1aab1", teacher, student, 4)
+    made = translate(trace_of(toy), teacher, student, np.zeros(1), least=0.0)
+    doubts = compare(made, nature, toy, teacher, student)
+    p, then = toy.rows[0], toy.rows[1]  # of "a", and behind it
+    assert doubts[0] == pytest.approx(p[0] * then[1], abs=1e-6) and doubts[0] > 0.01
