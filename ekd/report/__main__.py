@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -30,9 +31,15 @@ def main(config: DictConfig) -> int:
 
 def report(config: DictConfig) -> int:
     """The page of a sweep or of one run."""
-    from ekd.report.pages import run_page, sweep_page
+    from ekd.report.pages import run_page, sweep_page, watch_sweep
 
     out = None if config.out is None else Path(config.out).expanduser()
+    if config.watch:
+        if config.sweep is None:
+            raise ValueError("watch=true goes with sweep=PATH: one run's page is made when it has finished")
+        for page in watch_sweep(Path(config.sweep), out):
+            print(f"{datetime.now():%H:%M:%S}    {page.resolve().as_uri()}", flush=True)
+        return 0
     page = run_page(Path(config.run), out) if config.sweep is None else sweep_page(Path(config.sweep), out)
     print(f"page        {page}")
     return 0

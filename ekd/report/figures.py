@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from ekd.method import Method, tiling
 from ekd.report.look import STYLE, WIDTH, add_legend, colour_of, is_wide, line_style, log_if_wide, set_log
 from ekd.report.palette import BAND, INK, PAGE, SOFT, WIDE
+from ekd.report.svg import POINT
 
 if TYPE_CHECKING:  # a single run's page needs no statistics, and so no scipy
     from ekd.report.effects import Effect, Estimate
@@ -61,10 +62,9 @@ def _bands(axes: Axes, result: Result) -> None:
         mean, colour = result.means[name], BAND if name in tiles else WIDE
         style = "-" if name in tiles else (0, (4, 1.5))
         if mean.low is not None and mean.high is not None:
-            axes.fill_between(ends, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0)
-        axes.plot(
-            ends, [mean.mean] * 2, color=colour, linewidth=2.2, linestyle=style, solid_capstyle="butt", gid=name.name
-        )
+            axes.fill_between(ends, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0, gid=f"{POINT}{name}")
+        line = axes.plot(ends, [mean.mean] * 2, color=colour, linewidth=2.2, linestyle=style, solid_capstyle="butt")
+        line[0].set_gid(f"{POINT}{name}")
         places = np.linspace(ends[0], ends[1], len(values) + 2)[1:-1]
         axes.plot(places, list(values.values()), "o", color=colour, markersize=3.2, markeredgewidth=0)
 
@@ -95,15 +95,14 @@ def _points(axes: Axes, names: Sequence[Method], result: Result) -> None:
     for place, name in enumerate(names):
         mean, values, colour = result.means[name], list(result.table[name].values()), colour_of(name)
         if mean.low is not None and mean.high is not None:
-            axes.fill_between([place - 0.3, place + 0.3], mean.low, mean.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            [place - 0.3, place + 0.3],
-            [mean.mean] * 2,
-            color=colour,
-            linewidth=2.2,
-            solid_capstyle="butt",
-            gid=name.name,
+            box = axes.fill_between(
+                [place - 0.3, place + 0.3], mean.low, mean.high, color=colour, alpha=0.18, linewidth=0
+            )
+            box.set_gid(f"{POINT}{name}")
+        line = axes.plot(
+            [place - 0.3, place + 0.3], [mean.mean] * 2, color=colour, linewidth=2.2, solid_capstyle="butt"
         )
+        line[0].set_gid(f"{POINT}{name}")
         axes.plot(
             place + np.linspace(-0.15, 0.15, len(values)), values, "o", color=colour, markersize=3.2, markeredgewidth=0
         )

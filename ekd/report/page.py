@@ -37,7 +37,17 @@ class Folder(NamedTuple):
     path: Path
     png: bool  # also a PNG of every figure
 
-    def draw(self, figure: Figure, name: str, label: str, caption: str, lines: bool = False) -> Drawing:
+    def draw(
+        self,
+        figure: Figure,
+        name: str,
+        label: str,
+        caption: str,
+        *,
+        lines: bool = False,
+        values: Mapping[str, str] | None = None,
+    ) -> Drawing:
+        """values: by method, what is said to a reader who points at it."""
         from ekd.report.svg import drawn_svg, inline
 
         whole = drawn_svg(figure)
@@ -46,7 +56,7 @@ class Folder(NamedTuple):
         if self.png:
             files.append(f"{name}.png")
             figure.savefig(self.path / files[1], dpi=DPI)
-        return Drawing(inline(whole, name, label), label, caption, files, lines)
+        return Drawing(inline(whole, name, label, values or {}), label, caption, files, lines)
 
     def write(self, table: Table, name: str) -> list[str]:
         from ekd.report.plain import latex, markdown
@@ -55,9 +65,9 @@ class Folder(NamedTuple):
         (self.path / f"{name}.tex").write_text(latex(table))
         return [f"{name}.md", f"{name}.tex"]
 
-    def render(self, template: str, **values: Any) -> Path:
+    def render(self, template: str, *, again: int = 0, **values: Any) -> Path:
         page = self.path / "index.html"
-        page.write_text(rendered(template, **values))
+        page.write_text(rendered(template, again=again, **values))
         return page
 
 

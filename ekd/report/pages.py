@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
 from ekd.distill.fence import check_run
 from ekd.outside import check_tree
+from ekd.report.cell import Cell
 from ekd.report.page import folder
 from ekd.report.run_view import finished_cell, run_view
-from ekd.report.sweep import read_sweep
+from ekd.report.sweep import Lost, planned, read_cells, read_sweep
 from ekd.report.sweep_view import sweep_view
 
+SECONDS = 10.0  # between two looks at a sweep that runs, and after which its open page loads itself anew
 
-def sweep_page(path: Path, out: Path | None = None) -> Path:
-    """-> the page, PATH/report/index.html unless `out` names another folder. Raises ValueError as `sweep.read` does."""
+
+def sweep_page(path: Path, out: Path | None = None, *, again: int = 0) -> Path:
+    """-> the page, PATH/report/index.html unless `out` names another folder. Raises ValueError as `sweep.read` does.
+
+    again: seconds after which an open page loads itself anew; 0: never.
+    """
     sweep = read_sweep(path)
     check_tree(path, ["report"])
     where = folder(out or path / "report", png=True)
-    return where.render("sweep.html", **sweep_view(sweep, where))
+    return where.render("sweep.html", again=again, **sweep_view(sweep, where))
+
+
+def watch_sweep(path: Path, out: Path | None = None) -> Iterator[Path]:
+    """The page, each time that a cell has finished or failed; the last one when none is left to wait for.
+
+    A sweep whose multirun.yaml does not say what it asks for has no end that is known here.
+    """
+    if not path.is_dir():
+        raise ValueError(f"sweep={path} is no folder yet: start the sweep first, or give hydra.sweep.dir=FOLDER")
+    seen = None
+    while True:
+        found = read_cells(path)
+        state = sorted(str(one.folder) for one in found if not isinstance(one, Lost) or one.state != "unfinished")
+        over = 0 < len(planned(path)) <= len(state)
+        if any(isinstance(one, Cell) for one in found) and (state != seen or over):
+            seen = state
+            yield sweep_page(path, out, again=0 if over else int(SECONDS))
+        if over:
+            return
+        sleep(SECONDS)
 
 
 def run_page(run: Path, out: Path | None = None) -> Path:

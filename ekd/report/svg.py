@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from html import unescape
 from io import StringIO
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
 from ekd.report.palette import DARK, variable
+
+POINT = "point:"  # what belongs to one method, and tells its values to a reader who points at it
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +28,19 @@ def drawn_svg(figure: Figure) -> str:
     return out.getvalue()
 
 
-def inline(svg: str, name: str, label: str) -> Markup:
-    """For a page: colours are variables, ids are unique to `name`, lines carry their method, `label` is read aloud."""
+def inline(svg: str, name: str, label: str, values: Mapping[str, str]) -> Markup:
+    """For a page: colours are variables, ids are unique to `name`, lines carry their method, `label` is read aloud.
+
+    values: by method, what its part of the figure says in words.
+    """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="series:([^"]+)">', r'<g class="series" data-series="\1"><title>\1</title>', body)
+    body = re.sub(
+        rf'<g id="{POINT}([^"]+)">',
+        lambda found: f'<g class="point" data-value="{escape(values.get(unescape(found[1]), unescape(found[1])))}">',
+        body,
+    )
     body = _unique_ids(body, name)
     for light in DARK:
         body = body.replace(light, f"var({variable(light)})")

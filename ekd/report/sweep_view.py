@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from urllib.parse import quote
 
 from ekd.distill.provenance import command
 from ekd.method import Method, tiling
@@ -72,6 +74,7 @@ def section_view(section: Section, folder: Folder, place: int) -> dict[str, Any]
         "learning": sweep_learning(section, prefix, folder),
         "deciles": sweep_deciles(section, prefix, folder),
         "methods_table": tables["methods"],
+        "runs": run_links(section, folder),
         "decile_table": tables["decile"],
         "choice": tables["choice"],
         "cost": tables["cost"],
@@ -94,7 +97,29 @@ def sweep_bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
         "seeds; dashed bars are bands of another width. Seeds share noise, so boxes may overlap while their paired "
         "difference is clear."
     )
-    return folder.draw(figures.bucket_curve(result), f"{prefix}_bucket_curve_{result.metric.name}", label, caption)
+    name = f"{prefix}_bucket_curve_{result.metric.name}"
+    return folder.draw(figures.bucket_curve(result), name, label, caption, values=pointed(result))
+
+
+def pointed(result: Result) -> dict[str, str]:
+    """bucket_70_80: 1.42 nats [1.30, 1.54], 3 seeds."""
+    said = {}
+    for name, found in result.means.items():
+        spans = "" if found.low is None else f" {result.span(found.low, found.high)}"
+        seeds = "1 seed" if found.n == 1 else f"{found.n} seeds"
+        said[str(name)] = f"{name}: {result.show(found.mean)} {result.metric.unit}{spans}, {seeds}"
+    return said
+
+
+def run_links(section: Section, folder: Folder) -> dict[str, list[tuple[str, str]]]:
+    """By method its seeds, and where their own pages are: figures, and every answer. Only pages that are there."""
+    links: dict[str, list[tuple[str, str]]] = {}
+    for cell in sorted(section.cells, key=lambda one: one.seed):
+        page = cell.folder / "report" / "index.html"
+        if page.is_file():
+            way = quote(os.path.relpath(page.resolve(), folder.path.resolve()))
+            links.setdefault(str(cell.method), []).append((str(cell.seed), way))
+    return links
 
 
 def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:

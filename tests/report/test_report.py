@@ -22,9 +22,10 @@ from fake_sweep import BANDS, METHODS, flat_truth, made, method, share, write_ce
 from scipy import stats
 
 from ekd.method import comparisons_of, control_of, ordered, tiling
+from ekd.report import pages
 from ekd.report.effects import holm
 from ekd.report.outcome import outcome
-from ekd.report.pages import run_page, sweep_page
+from ekd.report.pages import run_page, sweep_page, watch_sweep
 from ekd.report.plain import inert
 from ekd.report.section import results, sections
 from ekd.report.sweep import Curve, curve, read_sweep
@@ -469,6 +470,76 @@ def test_in_a_browser(browser, page, tmp_path, size, dark):  # noqa: F811
     brightness = sum(int(part) for part in re.findall(r"\d+", ink)[:3]) / 3
     assert brightness > 150 if dark else brightness < 100, "the figure follows the colour scheme"
     assert screenshot(browser, tmp_path / "page.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_headline_and_the_curve_are_on_the_first_screen(browser, page, size):  # noqa: F811
+    look(browser, size=size)
+    open_page(browser, page)
+    place = "const box = document.querySelector(arguments[0]).getBoundingClientRect(); return [box.top, box.bottom]"
+    headline = browser.execute_script(place, ".headline")
+    curve_of_bands = browser.execute_script(place, "svg.figure")
+    assert 0 < headline[0] < headline[1] <= curve_of_bands[0] < curve_of_bands[1] <= size[1]
+    assert not browser.execute_script("return document.querySelector('details.care').open")
+
+
+def test_rows_sort_by_number_and_back_and_what_has_none_comes_last(browser, page):  # noqa: F811
+    look(browser)
+    open_page(browser, page)
+    column = """const table = document.querySelector("table"), heads = [...table.tHead.rows[0].cells];
+      const at = heads.findIndex((one) => one.textContent.startsWith(arguments[0]));
+      heads[at].querySelector("button").click();
+      return [heads[at].ariaSort, ...[...table.tBodies[0].rows].map((row) => row.cells[at].textContent)]"""
+    for head in ("held-out KL", "minus random of the same share"):
+        texts = [browser.execute_script(column, head) for _ in range(2)]
+        for (way, *cells), sign in zip(texts, (1, -1), strict=True):
+            found = [re.match(r"[+-]?[\d.]+", cell.replace("−", "-").replace(",", "")) for cell in cells]
+            numbers = [sign * float(one[0]) for one in found if one]
+            assert way == {1: "ascending", -1: "descending"}[sign] and len(numbers) > 10
+            assert numbers == sorted(numbers) and all(found[: len(numbers)])
+
+
+def test_pointing_at_a_band_tells_its_value(browser, page):  # noqa: F811
+    look(browser)
+    open_page(browser, page)
+    told = """const one = document.querySelector('svg.figure .point[data-value^="bucket_70_80:"]');
+      const box = one.getBoundingClientRect(), at = { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 };
+      one.closest("svg").dispatchEvent(new PointerEvent("pointermove", { ...at, bubbles: true }));
+      return document.querySelector("output.said").textContent"""
+    assert re.fullmatch(r"bucket_70_80: 1\.\d+ nats \[1\.\d+, 1\.\d+\], 3 seeds", browser.execute_script(told))
+
+
+def test_every_row_leads_to_its_runs_and_a_command_has_a_button(browser, sweep, tmp_path):  # noqa: F811
+    run_page(sweep / "steps" / "bucket_70_80" / "seed_1")
+    open_page(browser, sweep_page(sweep, tmp_path / "out"))
+    links = browser.find_elements("css selector", "td a")
+    assert [link.text for link in links] == ["1"]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", links[0])
+    assert len(browser.find_elements("css selector", "button.copy")) == 1
+    browser.get(links[0].get_attribute("href"))
+    assert "bucket_70_80" in browser.find_element("css selector", "body").text
+    shutil.rmtree(sweep / "steps" / "bucket_70_80" / "seed_1" / "report")
+
+
+def test_a_sweep_that_runs_is_watched_until_its_last_cell(tmp_path, monkeypatch):
+    path = write_sweep(tmp_path / "sweep", methods=["vanilla", "random_10"], seeds=[0])
+    last = path / "steps" / "random_10" / "seed_0"
+    whole = (last / "metrics.json").read_text()
+    (last / "metrics.json").rename(last / "run.json")
+    words = "method: vanilla,random_10\n      seed: '0'\n"
+    (path / "multirun.yaml").write_text(f"hydra:\n  sweeper:\n    params:\n      {words}  overrides:\n    task: []\n")
+    naps = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:  # nothing new at the first look
+            (last / "metrics.json").write_text(whole)
+
+    monkeypatch.setattr(pages, "sleep", nap)
+    seen = [page.read_text() for page in watch_sweep(path)]
+    assert len(seen) == 2 and len(naps) == 2
+    assert 'http-equiv="refresh"' in seen[0] and 'http-equiv="refresh"' not in seen[1]
+    assert "random_10" not in re.search(r"<table.*?</table>", seen[0], re.DOTALL)[0]
 
 
 def test_a_method_is_brought_forward_with_the_keyboard(browser, page):  # noqa: F811
