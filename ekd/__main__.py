@@ -12,7 +12,7 @@ COMMANDS = {
     "evaluate": "let a model solve held-out problems; compare, perplexity, harness",
     "chat": "talk to a run's student, its teacher beside it",
     "report": "a page of a run, a sweep or a trace store",
-    "store": "inspect, verify, repair, merge, export and import traces",
+    "store": "inspect, verify, repair, compact, merge, export and import traces",
     "export": "a student for transformers, GGUF or Ollama",
     "doctor": "what this machine has for ekd",
 }

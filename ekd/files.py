@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,12 @@ class Damaged(ValueError):
     """A file that is not as it was written."""
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file so that, whatever happens, the old or the new one is there, whole."""
-    temporary = path.with_name(path.name + ".tmp")
+def replace(path: Path, data: bytes, writer: str = "") -> None:
+    """Write a file so that, whatever happens, the old or the new one is there, whole.
+
+    writer: a name, where several may write the same file at the same time.
+    """
+    temporary = path.with_name(f"{path.name}{writer and '.'}{writer}.tmp")
     temporary.unlink(missing_ok=True)  # of a killed writer; a link that somebody put there would be written through
     try:
         with temporary.open("xb") as file:
@@ -45,6 +51,32 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@cache
+def machine() -> str:
+    """Where a process number is that of one process: the host, and on Linux its name space of processes."""
+    host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+    space = Path("/proc/self/ns/pid")
+    return f"{host}.{space.stat().st_ino}" if space.exists() else host
+
+
+def process_name() -> str:
+    return f"{machine()}-{os.getpid()}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process of this machine has ended, by its `process_name`; of other machines it is not known."""
+    host, _, number = process.rpartition("-")
+    if host not in ("", machine()) or not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
 
 
 def digest(path: Path, size: int | None = None) -> str:

@@ -22,6 +22,7 @@ from ekd.mistakes import sentence
 from ekd.outside import check_tree, visible
 from ekd.store import manifest
 from ekd.store.__main__ import main
+from ekd.store.log import fold, line_of
 from ekd.store.shard import SCHEMA, Shard, table_bytes, trace_checksum
 from ekd.store.store import Store
 from ekd.types import Failure
@@ -33,6 +34,7 @@ TRACES = [fake_trace(seed, rows=20) for seed in range(4)]
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     Store.create(tmp_path / "s", ORIGIN).append(TRACES)
+    fold(tmp_path / "s")
     return tmp_path / "s"
 
 
@@ -116,13 +118,37 @@ def test_a_linked_shards_folder_keeps_its_targets_files(store, tmp_path, preciou
     assert sorted(file.name for file in (tmp_path / "outside").iterdir()) == ["precious.txt", "work.tmp"]
 
 
-@pytest.mark.parametrize("part", ["manifest.json", "lock", "damaged", "manifest.json.tmp", "scores", "unsaved"])
+@pytest.mark.parametrize(
+    "part", ["manifest.json", "lock", "damaged", "manifest.json.tmp", "scores", "unsaved", "writers"]
+)
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_no_part_of_a_store_is_a_link_or_a_pipe(store, tmp_path, precious, part, kind, capsys):
     (store / part).unlink(missing_ok=True)
     (store / part).symlink_to(precious) if kind == "link" else os.mkfifo(store / part)
     all_refuse(store, tmp_path, "is a link" if kind == "link" else "neither a file nor a folder", capsys)
     assert precious.read_text() == "mine"
+
+
+def a_log(store: Path, content: bytes) -> Path:
+    file = store / "log" / "stranger.jsonl"
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_log_is_no_link_and_no_pipe(store, tmp_path, precious, kind, capsys):
+    file = store / "log" / "stranger.jsonl"
+    file.symlink_to(precious) if kind == "link" else os.mkfifo(file)
+    all_refuse(store, tmp_path, "is a link" if kind == "link" else "neither a file nor a folder", capsys)
+
+
+@pytest.mark.parametrize("file", ["../../outside/precious.txt", "x.arrows", None])
+def test_a_log_names_only_shards_of_its_own_folder(store, precious, file, capsys):
+    a_log(store, line_of({"file": file, "sha256": "0" * 64, "bytes": 4, "traces": 1, "tokens": 1}))
+    with pytest.raises(ValueError, match="a line is not as it was written"):
+        Store(store)
+    assert main(["repair", str(store)]) == 0
+    assert len(Store(store)) == len(TRACES) and precious.read_text() == "mine"
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "dangling"])

@@ -75,8 +75,8 @@ class TraceData(L.LightningDataModule):
         for split, problems in self.counts.items():
             self.collector.check_count(split, problems)
         store = self.collector.open()
-        lock = nullcontext() if self._complete(store) else self._lock(store)
-        with lock:  # cells of a sweep trace once; where nothing is missing, nothing is written
+        alone = not self.collector.share and not self._complete(store)
+        with self._lock(store) if alone else nullcontext():  # of the cells of a sweep one loads a teacher
             for split, problems in self.cached.items():
                 if split not in self.collected:
                     self.collected[split] = self.collector.collect(split, problems)

@@ -8,32 +8,31 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from ekd.data.family import Family, family_of
+from ekd.data.request_maker import RequestMaker
+from ekd.data.saving import Traced, save_traces, until_all_is_done
 from ekd.data.texts import KeptTexts
-from ekd.data.tracing import Grades, Tracing, packed, scoring, whole_batches
+from ekd.data.tracing import Claim, Grades, Tracing, all_at_once, batches_of, opened, scoring, whole_batches
 from ekd.models.load import load_tokenizer
-from ekd.models.progress import ProgressBar
 from ekd.models.prompt import Prompt
 from ekd.models.source import home
-from ekd.models.teacher_prompt import SAME, TeacherPrompt
-from ekd.models.turn import end_of_turn, first_token
+from ekd.models.teacher_prompt import TeacherPrompt
+from ekd.models.turn import end_of_turn
+from ekd.store.leases import Leases
+from ekd.store.presence import BEAT, Presence
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
-from ekd.store.unsaved import Unsaved, recover
+from ekd.store.unsaved import PATIENCE, Unsaved, recover
 from ekd.types import Dataset, Failure, Policy, Problem, Request, Teacher
 
 log = logging.getLogger(__name__)
-
-SHARD_SECONDS = 20.0  # traces become a shard after so long at the latest ...
-SHARD_TRACES = 512  # ... or when there are so many; each is on disk before
 
 
 class Collected(NamedTuple):
@@ -49,7 +48,9 @@ class Collector:
     named by what makes the traces. samples: solutions of each problem. seed: of the teacher's sampling.
     text_tokens: of a piece of plain text; a longer document (a problem without a question) is cut. teacher_prompt: what
     the teacher reads in place of the prompt; contrast: a second one, under which its tokens are read again; policy: who
-    writes the texts in the teacher's or the dataset's place. None: the same, none, and nobody.
+    writes the texts in the teacher's or the dataset's place. None: the same, none, and nobody. share: claim little at a
+    time, as others may come and help. patience: seconds without a heartbeat after which what another has claimed is
+    free.
     """
 
     teacher: Teacher
@@ -64,8 +65,14 @@ class Collector:
     teacher_prompt: TeacherPrompt | None = None
     contrast: TeacherPrompt | None = None
     policy: Policy | None = None
+    share: bool = False
+    patience: float = PATIENCE
 
     def __post_init__(self) -> None:
+        if self.patience < 3 * BEAT:
+            raise ValueError(
+                f"data.collector.patience is {3 * BEAT:g} seconds or more (three heartbeats), not {self.patience}"
+            )
         if self.text_tokens < 1:
             raise ValueError(f"data.collector.text_tokens is 1 or more, not {self.text_tokens}")
         if self.samples < 1:
@@ -99,19 +106,31 @@ class Collector:
     def open(self) -> Store:
         origin = self.origin()
         store = Store.create(self._path(origin), {**origin, "ekd": version("ekd").split(".")[0]})
-        recover(store)
+        recover(store, self.patience)
         return store
 
     def collect(self, split: str, count: int | None) -> Collected:
-        """Traces the first `count` problems of a split (null: all). What is done is saved at once, also on Ctrl-C."""
-        requests = self.requests(split, count)
-        store = self.open()
+        """Traces the first `count` problems of a split (null: all), with whoever else does so now. What is done is
+        saved at once, also on Ctrl-C.
+        """
+        requests, store = self.requests(split, count), self.open()
         present = store.keys()
-        missing = [r for r in requests if r.key not in present]
-        failures, grades = self._trace(store, missing, requests, split) if missing else ([], Grades())
+        missing = {r.key: r for r in requests if r.key not in present}
+        traced = self._traced_by_all(store, missing, requests, split) if missing else Traced([], Grades())
         present = store.keys()
         keys = [r.key for r in requests if r.key in present]
-        return Collected(keys, len(missing) - len(failures), failures, grades)
+        return Collected(keys, traced.grades.texts, traced.failures, traced.grades)
+
+    def _traced_by_all(self, store: Store, missing: dict[str, Request], company: list[Request], split: str) -> Traced:
+        groups = [[request] for request in missing.values()]
+        if self.policy is not None:  # what is written together is claimed together
+            batches = batches_of(company, self.policy.batch_size)
+            groups = [group for batch in batches if (group := [r for r in batch if r.key in missing])]
+        with Presence(store.path) as own:
+            leases = Leases(store, own, groups, self.patience, whole=not self.share)
+            traced = self._trace(Unsaved(store, own), company, split, leases)
+            leases.finish()
+        return traced._replace(failures=[f for f in leases.failed.values() if f.key in missing])
 
     def present(self, split: str, count: int | None) -> list[str]:
         """Keys of the traces that are there already, in the order of the problems. Asks no teacher."""
@@ -124,7 +143,18 @@ class Collector:
         prompts = [p for p in (self.teacher_prompt, self.contrast) if p is not None]
         shots = max([self.prompt.shots, *(p.shots_of(self.prompt) for p in prompts)])
         examples = self.dataset.problems("train")[: shots + 1] if shots else []
-        return [r for problem in problems for r in self._requests(problem, examples, given)]
+        maker = RequestMaker(
+            prompt=self.prompt,
+            own=self.own_prompt,
+            contrast=self.contrast,
+            tokenizer=self.student_tokenizer,
+            family=self.family,
+            reads=self.teacher.mode == "score",
+            samples=self.samples,
+            seed=self.seed,
+            text_tokens=self.text_tokens,
+        )
+        return [r for problem in problems for r in maker.of(problem, examples, given)]
 
     def check_count(self, split: str, count: int | None) -> list[Problem]:
         """The first `count` problems of a split. Raises ValueError where it has none, or fewer."""
@@ -140,65 +170,6 @@ class Collector:
                 f"data.{split}_problems={len(problems)}, or null for all"
             )
         return problems[:count]
-
-    def _requests(self, problem: Problem, examples: Sequence[Problem], given: bool) -> list[Request]:
-        prompt_ids = self.prompt.ids(self.student_tokenizer, problem, examples)
-        if not problem.question:
-            return self._text_requests(problem, prompt_ids)
-        reads = self._reads(problem, examples, prompt_ids)
-        if not given:
-            return [self._request(problem, prompt_ids, None, sample, **reads) for sample in range(self.samples)]
-        if not problem.solution:
-            raise ValueError(
-                f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
-            )
-        response = self.prompt.answer_ids(self.student_tokenizer, problem.solution, prompt_ids)
-        return [self._request(problem, prompt_ids, response, 0, **reads)]
-
-    def _reads(self, problem: Problem, examples: Sequence[Problem], prompt_ids: list[int]) -> dict[str, Any]:
-        """What the teacher reads where that is not what the student reads, and what it reads again."""
-        reader, own = self.family.tokenizer or self.student_tokenizer, self.own_prompt
-        again = None if self.contrast is None else self.contrast.ids(reader, self.prompt, problem, examples)
-        if self.family.speaks_text:
-            if self.prompt.thinking:
-                raise ValueError(
-                    "prompt.thinking=true: a server that renders messages itself takes thoughts out of its answer; "
-                    "give teacher.own_tokenizer=MODEL (its hub name or folder), or prompt.thinking=false"
-                )
-            return {"messages": (own or SAME).messages(self.prompt, problem, examples), "contrast_prompt_ids": again}
-        if own is None and self.family.bridge is None:
-            return {"contrast_prompt_ids": again}
-        read = (own or SAME).ids(reader, self.prompt, problem, examples)
-        same = self.family.bridge is None and read == prompt_ids
-        return {"teacher_prompt_ids": None if same else read, "contrast_prompt_ids": again}
-
-    def _text_requests(self, document: Problem, prompt_ids: list[int]) -> list[Request]:
-        """A document in pieces of text_tokens, the last of which alone ends as the text does."""
-        if self.teacher.mode != "score":
-            raise ValueError(
-                f"{document.id} is plain text, which a teacher reads and does not answer: set teacher.mode=score"
-            )
-        tokenizer = self.student_tokenizer
-        ids, end = tokenizer.encode(document.solution, add_special_tokens=False), tokenizer.eos_token_id
-        ids = ids if end is None or not self.family.same_end else [*ids, end]
-        read = None if self.family.tokenizer is None else [first_token(self.family.tokenizer)]
-        cuts = range(0, len(ids), self.text_tokens)
-        pieces = [document._replace(id=f"{document.id}:{n}") for n in range(1, len(cuts) + 1)]
-        texts = [ids[at : at + self.text_tokens] for at in cuts]
-        return [
-            self._request(piece, prompt_ids, part, 0, teacher_prompt_ids=read)
-            for piece, part in zip(pieces, texts, strict=True)
-        ]
-
-    def _request(
-        self, problem: Problem, prompt_ids: list[int], response: list[int] | None, sample: int, **others: Any
-    ) -> Request:
-        """others: what the teacher reads. Seeds are of the student's prompt: the others change no text."""
-        made = [prompt_ids, response, None if response else [self.seed, sample]]
-        seed = hashlib.sha256(json.dumps(made).encode()).hexdigest()
-        further = {name: ids for name, ids in others.items() if ids is not None}
-        digest = hashlib.sha256(json.dumps([made, further]).encode()).hexdigest() if further else seed
-        return Request(digest[:32], problem.id, sample, int(seed[:12], 16), prompt_ids, response, **others)
 
     @property
     def own_prompt(self) -> TeacherPrompt | None:
@@ -242,47 +213,45 @@ class Collector:
         """The policy's texts of those that are neither traced nor written; all of `requests` are written together."""
         assert self.policy is not None
         kept = KeptTexts(self.open().path)
-        self._tracing("train", quiet=True).write(self.policy, self.untraced(requests), requests, kept)
+        self._tracing(self.family.teacher, "train", quiet=True).write(
+            self.policy, self.untraced(requests), requests, kept
+        )
 
     def read(self, requests: list[Request]) -> list[Failure]:
         """Traces of texts that were written before. Of those that are there, only the company of others is read."""
         store, missing = self.open(), {r.key for r in self.untraced(requests)}
         asked = whole_batches(requests, missing, KeptTexts(store.path).read(), self.teacher)
-        return self._trace(store, asked, requests, "train", quiet=True)[0] if asked else []
+        if not asked:
+            return []
+        with Presence(store.path) as own:
+            return self._trace(Unsaved(store, own), requests, "train", all_at_once(asked)).failures
 
-    def _tracing(self, split: str, *, quiet: bool) -> Tracing:
-        return Tracing(teacher=self.family.teacher, policy=self.policy, grade=self._grader(split), quiet=quiet)
+    def _tracing(self, teacher: Teacher, split: str, *, quiet: bool) -> Tracing:
+        return Tracing(
+            teacher=teacher,
+            policy=self.policy,
+            grade=self._grader(split),
+            again=self.contrast is not None,
+            quiet=quiet,
+        )
 
-    def _trace(
-        self, store: Store, missing: list[Request], company: list[Request], split: str, *, quiet: bool = False
-    ) -> tuple[list[Failure], Grades]:
+    def _trace(self, waiting: Unsaved, company: list[Request], split: str, work: Leases | Claim) -> Traced:
+        """work: leases, where others may take part: until all of it is done; or what is this process's alone."""
+        leases = work if isinstance(work, Leases) else None
         self._check_teacher()
-        waiting, kept, grades = Unsaved(store), KeptTexts(store.path), Grades()
-        tracing, bridge = self._tracing(split, quiet=quiet), self.family.bridge
+        kept, bridge = KeptTexts(waiting.store.path), self.family.bridge
         before = 0 if bridge is None else bridge.bytes_by_kind.copy()
-        failures: list[Failure] = []
-        saved, tokens = monotonic(), 0
-        try:
-            with ProgressBar(f"tracing {split}", len(missing), quiet=quiet) as bar:
-                traces = tracing.traces(missing, company, kept)
-                for result in map(partial(packed, layout=store.layout), traces):
-                    if isinstance(result, Failure):
-                        failures.append(result)
-                    else:
-                        waiting.add(result)
-                        tokens += result.about[6]
-                        grades = grades.add(result.verdict, result.about[3], result.about[6])
-                    failed = f", {len(failures)} failed" if failures else ""
-                    bar.update(bar.done + 1, f"{tokens / bar.seconds:,.0f} tokens/s{failed}")
-                    if len(waiting.parts) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
-                        waiting.flush()
-                        saved = monotonic()
-        finally:
-            waiting.flush()
-        if bridge is not None and not quiet:
+        with opened(self.family.teacher) as teacher:
+            tracing = self._tracing(teacher, split, quiet=leases is None)
+            if isinstance(work, Leases):
+                traces = until_all_is_done(tracing, work, waiting, company, kept)
+            else:
+                traces = tracing.traces(work, company, kept)
+            traced = save_traces(traces, waiting, split, leases)
+        if bridge is not None and leases is not None:
             log.info("%s split: %s", split, bridge.told(before))
-        kept.forget(store.keys())  # not those that the teacher failed on: they are to be read again
-        return failures, grades
+        kept.forget(waiting.store.keys())  # not those that the teacher failed on: they are to be read again
+        return traced
 
     def _grader(self, split: str) -> Callable[[str, Sequence[int]], str]:
         """-> (problem id, ids of a text) -> its verdict; "" for plain text, and where there is no answer."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ekd.files import cut_torn, whole_lines
+from ekd.files import cut_torn, is_gone, process_name, whole_lines
 from ekd.types import Request, Text
 
 FOLDER = "texts"  # within the store
@@ -20,8 +18,7 @@ class KeptTexts:
 
     def __init__(self, store: Path) -> None:
         self.folder = store / FOLDER
-        self.host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())  # processes of two hosts may have one number
-        self.own = self.folder / f"{self.host}-{os.getpid()}.jsonl"
+        self.own = self.folder / f"{process_name()}.jsonl"
 
     def read(self) -> dict[str, Text]:
         """Key -> text, of every process that wrote here."""
@@ -46,22 +43,10 @@ class KeptTexts:
 
         One that lives might be adding to its own.
         """
-        left = [file for file in self.folder.glob("*.jsonl") if file == self.own or self._abandoned(file)]
+        left = [file for file in self.folder.glob("*.jsonl") if file == self.own or is_gone(file.stem)]
         for file in left:
             if all(key in stored for key in texts_of(file)):
                 file.unlink(missing_ok=True)
-
-    def _abandoned(self, file: Path) -> bool:
-        host, _, number = file.stem.rpartition("-")
-        if host not in ("", self.host) or not number.isdecimal():
-            return False
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            return True
-        except (PermissionError, OverflowError):
-            return False
-        return False
 
 
 def texts_of(file: Path) -> dict[str, Text]:

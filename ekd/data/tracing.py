@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass, replace
-from itertools import islice
-from typing import NamedTuple, Protocol, runtime_checkable
+from itertools import chain, islice
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from ekd.store.shard import PackedTrace, part
 from ekd.types import Failure, Opens, Policy, Request, Teacher, Text, Trace
 
 AGAIN = 64  # traces that are read a second time together, by a teacher that has no batches
+WINDOW = 64  # batches of a teacher that has some are of like length within so many
+AHEAD = 64  # requests that are claimed together for one that has none
+Claim: TypeAlias = Callable[[int, int], list[Request]]  # at least, at most -> further requests, [] where there are none
 
 
 @runtime_checkable
@@ -26,36 +29,49 @@ class Batched(Protocol):
     batch_size: int
 
 
+class Asked(NamedTuple):
+    request: Request
+    text: Text | None  # that a policy wrote
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tracing:
-    """policy: who writes; None: the teacher, or a request's own text. grade: (problem id, text's ids) -> verdict."""
+    """policy: who writes; None: the teacher, or a request's own text. grade: (problem id, text's ids) -> verdict.
+    again: whether the teacher reads each text a second time, under another prompt.
+    """
 
     teacher: Teacher
     policy: Policy | None
     grade: Callable[[str, Sequence[int]], str]
+    again: bool
     quiet: bool
 
-    def traces(
-        self, requests: Sequence[Request], company: Sequence[Request], kept: KeptTexts
-    ) -> Iterator[Trace | Failure]:
-        """In the order in which the teacher gives them. Texts that were kept are not written again.
+    def traces(self, claim: Claim, company: Sequence[Request], kept: KeptTexts) -> Iterator[Trace | Failure]:
+        """In the order in which the teacher gives them; ends when there is nothing to claim. Texts that were kept are
+        not written again.
 
         company: all requests that are written together, done or not.
         """
-        texts = {} if self.policy is None else self.write(self.policy, requests, company, kept)
-        asked = [r._replace(response_ids=texts[r.key].ids) if texts else r for r in requests]
-        known = {request.key: request for request in asked}
-        again = any(request.contrast_prompt_ids for request in asked)
-        if again:
+        known: dict[str, Asked] = {}  # what is with the teacher
+
+        def ask(least: int, most: int) -> list[Request]:
+            found = self._with_texts(claim(least, most), company, kept)
+            known.update((asked.request.key, asked) for asked in found)
+            return [asked.request._replace(prompt_ids=asked.request.read_ids) for asked in found]
+
+        if self.again:
             self._check_again()
-        warm = self.teacher.open() if isinstance(self.teacher, Opens) and again else nullcontext(self.teacher)
-        with warm as teacher:
-            found = teacher.trace([r._replace(prompt_ids=r.read_ids) for r in asked])
-            made = (
-                result if isinstance(result, Failure) else self._about(known[result.key], result, texts.get(result.key))
-                for result in found
-            )
-            yield from contrasted(made, known, teacher) if again else made
+        with opened(self.teacher) as teacher:
+            made = (self._about(known, result) for result in asked_in_windows(teacher, ask))
+            yield from contrasted(made, known, teacher) if self.again else forgotten(made, known)
+        for request, _ in known.values():
+            yield Failure(request.key, request.problem_id, "the teacher did not say anything of it")
+
+    def _with_texts(self, requests: Sequence[Request], company: Sequence[Request], kept: KeptTexts) -> list[Asked]:
+        if self.policy is None or not requests:
+            return [Asked(request, None) for request in requests]
+        texts = self.write(self.policy, requests, company, kept)
+        return [Asked(r._replace(response_ids=texts[r.key].ids), texts[r.key]) for r in requests]
 
     def write(
         self, policy: Policy, requests: Sequence[Request], company: Sequence[Request], kept: KeptTexts
@@ -69,8 +85,11 @@ class Tracing:
             texts |= kept.keep(batch, policy.write(batch))
         return texts
 
-    def _about(self, request: Request, trace: Trace, text: Text | None) -> Trace:
-        """What is known of a trace beside what the teacher says. text: of the policy."""
+    def _about(self, known: Mapping[str, Asked], trace: Trace | Failure) -> Trace | Failure:
+        """With what is known of a trace beside what the teacher says."""
+        if isinstance(trace, Failure):
+            return trace
+        request, text = known[trace.key]
         read = None if request.teacher_prompt_ids is None else np.array(request.teacher_prompt_ids, np.int32)
         author = "teacher" if request.response_ids is None else "dataset"
         return trace._replace(
@@ -132,17 +151,46 @@ def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
 
-def contrasted(
-    made: Iterable[Trace | Failure], known: dict[str, Request], teacher: Teacher
-) -> Iterator[Trace | Failure]:
+@contextmanager
+def opened(teacher: Teacher) -> Iterator[Teacher]:
+    """The same teacher, warm where it can be."""
+    with teacher.open() if isinstance(teacher, Opens) else nullcontext(teacher) as warm:
+        yield warm
+
+
+def asked_in_windows(teacher: Teacher, ask: Claim) -> Iterator[Trace | Failure]:
+    """A teacher with batches is given a window at a time, of which it makes them; another takes as it can."""
+    if isinstance(teacher, Batched):
+        size = teacher.batch_size
+        for window in iter(lambda: ask(size, WINDOW * size), []):
+            yield from teacher.trace(window)
+    else:
+        yield from teacher.trace(chain.from_iterable(iter(lambda: ask(1, AHEAD), [])))
+
+
+def all_at_once(requests: Sequence[Request]) -> Claim:
+    """Nobody else asks for any of them."""
+    left = [list(requests)]
+    return lambda least, most: left.pop() if left else []
+
+
+def forgotten(made: Iterable[Trace | Failure], known: dict[str, Asked]) -> Iterator[Trace | Failure]:
+    """The same; what is done is not known any more."""
+    for result in made:
+        known.pop(result.key, None)
+        yield result
+
+
+def contrasted(made: Iterable[Trace | Failure], known: dict[str, Asked], teacher: Teacher) -> Iterator[Trace | Failure]:
     """The same, each trace with ln p of its tokens under the request's second prompt."""
     results, size = iter(made), teacher.batch_size if isinstance(teacher, Batched) else AGAIN
     while group := list(islice(results, size)):
+        asked = {result.key: known.pop(result.key).request for result in group}
         traces = {trace.key: trace for trace in group if isinstance(trace, Trace)}
         yield from (result for result in group if isinstance(result, Failure))
         second = [
-            known[key]._replace(
-                prompt_ids=known[key].contrast_prompt_ids or [], response_ids=trace.response_ids.tolist()
+            asked[key]._replace(
+                prompt_ids=asked[key].contrast_prompt_ids or [], response_ids=trace.response_ids.tolist()
             )
             for key, trace in traces.items()
         ]

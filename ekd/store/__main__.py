@@ -1,4 +1,4 @@
-"""python -m ekd.store verify | inspect | repair | merge | export | import: look after a store of traces."""
+"""python -m ekd.store verify | inspect | repair | compact | merge | export | import: look after a store of traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from ekd.mistakes import Parser, sentence
 from ekd.outside import visible
 from ekd.store.repair import repair, verify
-from ekd.store.store import Store
+from ekd.store.store import Store, lock
 
 console = Console()
 
@@ -51,6 +51,9 @@ def parser() -> Parser:
     look.add_argument("--topk", type=float, default=20.0, help="percent, for the share of certain decisions")
     look.add_argument("--bucket", type=float, nargs=2, default=(70.0, 80.0), help="two percentiles, for the same")
     look.set_defaults(run=run_inspect)
+    fold = commands.add_parser("compact", help="what writers logged into the manifest, and what killed ones left")
+    fold.add_argument("path", type=place)
+    fold.set_defaults(run=run_compact)
     join = commands.add_parser("merge", help="stores of one origin into one, with few large shards")
     join.add_argument("paths", type=place, nargs="+")
     join.add_argument("-o", "--out", type=place, required=True)
@@ -120,6 +123,19 @@ def tokenizer(name: str | None) -> Any:
     from ekd.models.load import load_tokenizer  # heavy: imported when asked for
 
     return load_tokenizer(name)
+
+
+def run_compact(options: argparse.Namespace) -> int:
+    from ekd.store.log import fold
+    from ekd.store.unsaved import recover
+
+    store = Store(options.path)
+    found = recover(store)
+    with lock(store.path):
+        fold(store.path)
+    store.tidy()
+    say(f"{options.path}: {len(store):,} traces in {len(store.shards):,} shards; {found:,} were left by killed writers")
+    return 0
 
 
 def run_merge(options: argparse.Namespace) -> int:

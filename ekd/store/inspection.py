@@ -14,7 +14,8 @@ from rich.text import Text
 
 from ekd.outside import visible
 from ekd.store import certainty
-from ekd.store.store import Store, flat_paths
+from ekd.store.origin import flat_paths
+from ekd.store.store import Store
 from ekd.types import Trace
 
 EDGES = (0, 0.001, 0.01, 0.03, 0.1, 0.3, 1, 2, 3, 4, 6, np.inf)  # of the entropy histogram, nats

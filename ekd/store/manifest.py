@@ -1,9 +1,10 @@
-"""The manifest: what made a store and which shards are complete. Always whole, always written last."""
+"""The manifest: what made a store, and its shards but for those that `ekd.store.log` adds. Always whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ PARTS = (
     "damaged",
     "scores",
     "unsaved",
+    "writers",
+    "log",
     "lock",
     ".collecting.lock",
 )  # of a store's folder
@@ -69,17 +72,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def version_of(folder: Path) -> tuple[int, int, int]:
+    """Another whenever the manifest is; zeros where there is none. Opened: over a network only that looks anew."""
+    try:
+        with (folder / NAME).open("rb") as file:
+            found = os.fstat(file.fileno())
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def strange(manifest: dict[str, Any]) -> str:
     """What a stranger may have written into a manifest whose checksum is right; "" for nothing."""
     origin, shards = manifest.get("origin"), manifest.get("shards")
     if not isinstance(origin, dict) or not isinstance(shards, list):
         return "it has no origin or no list of shards"
-    for shard in shards:
-        if not isinstance(shard, dict) or not SHARD.fullmatch(str(shard.get("file"))):
-            return f"it names {shard!r} where a shard of the store is named 24 hexadecimal digits and .arrows"
-        sizes = [shard.get(name) for name in ("bytes", "traces", "tokens")]
-        if not isinstance(shard.get("sha256"), str) or not all(isinstance(n, int) and 0 <= n < LARGEST for n in sizes):
-            return f"of shard {shard['file']} it says no size, number or sha256"
+    return next((why for why in map(strange_shard, shards) if why), "")
+
+
+def strange_shard(shard: object) -> str:
+    """What is wrong with what is said of a shard; "" for nothing."""
+    if not isinstance(shard, dict) or not SHARD.fullmatch(str(shard.get("file"))):
+        return f"it names {shard!r} where a shard of the store is named 24 hexadecimal digits and .arrows"
+    sizes = [shard.get(name) for name in ("bytes", "traces", "tokens")]
+    if not isinstance(shard.get("sha256"), str) or not all(isinstance(n, int) and 0 <= n < LARGEST for n in sizes):
+        return f"of shard {shard['file']} it says no size, number or sha256"
     return ""
 
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from ekd.outside import check_plain, plain_file
 from ekd.store import manifest as manifests
 from ekd.store.invariants import check
+from ekd.store.log import drop, whole_manifest
+from ekd.store.origin import layout_of
 from ekd.store.shard import PackedTrace, Shard, plain_digest
-from ekd.store.store import layout_of, lock, write_shard
+from ekd.store.store import lock, write_shard
 
 
 class StoreFindings(NamedTuple):
@@ -26,7 +28,7 @@ def verify(path: Path | str) -> StoreFindings:
     Raises ValueError when there is no manifest to go by.
     """
     folder = Path(path)
-    manifest = manifests.read_manifest(folder)
+    manifest = whole_manifest(folder)
     traces = tokens = 0
     damage: list[str] = []
     seen: set[str] = set()
@@ -42,7 +44,10 @@ def verify(path: Path | str) -> StoreFindings:
     named = {entry["file"] for entry in manifest["shards"]}
     strangers = sorted(file.name for file in (folder / "shards").iterdir() if file.name not in named)
     return StoreFindings(
-        traces, tokens, damage, [f"{name} is in no manifest (a writer was killed)" for name in strangers]
+        traces,
+        tokens,
+        damage,
+        [f"{name} is not named yet (its writer is at work, or was killed)" for name in strangers],
     )
 
 
@@ -79,7 +84,7 @@ def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) ->
 
 
 def repair(path: Path | str) -> list[str]:
-    """Rebuild a damaged manifest, rewrite damaged shards with their sound traces, move the damaged files to damaged/.
+    """Rebuild damaged manifest and logs, rewrite damaged shards with their sound traces, set damaged files aside.
 
     Returns what was done, a sentence each; lost traces are named. Raises ValueError for a store of a newer ekd.
     """
@@ -91,7 +96,7 @@ def repair(path: Path | str) -> list[str]:
         )
     with lock(folder):
         try:
-            manifest = manifests.read_manifest(folder)
+            manifest = whole_manifest(folder)
         except manifests.DamagedManifest:
             manifest = rebuilt(folder)
             done.append(f"the manifest was rebuilt from {len(manifest['shards'])} shards")
@@ -104,6 +109,7 @@ def repair(path: Path | str) -> list[str]:
             done.append(f"shard {entry['file']}: {len(sound)} traces saved, lost: {', '.join(lost) or 'none'}")
         # The new shards are on disk, the old ones still are: nothing hangs on luck.
         manifests.write_manifest(folder, manifest)
+        drop(folder)
         kept = {entry["file"] for entry in manifest["shards"]}  # one that was only too long is whole again by now
         for entry in broken:
             if entry["file"] not in kept:

@@ -1,4 +1,6 @@
-"""A folder of traces: append-only shards and a manifest. Written by many processes, read through memory maps."""
+"""A folder of traces: append-only shards, named by a manifest and by logs. Written by many processes, read through
+memory maps.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from ekd.files import replace
+from ekd.files import is_gone, process_name, replace
 from ekd.outside import plain_file, visible
 from ekd.store import manifest as manifests
-from ekd.store.codec import Layout
+from ekd.store.log import Log, Logs, fold
+from ekd.store.origin import layout_of, teacher_of, what_differs
 from ekd.store.shard import PackedTrace, Shard, assemble_shard, part, plain_digest
 from ekd.types import Trace
 
@@ -24,15 +27,16 @@ PATIENCE = 600.0  # seconds to wait for another writer, who needs milliseconds
 
 
 class Store:
-    """Traces by key. Opening reads only the manifest; a trace is decoded when it is asked for."""
+    """Traces by key. Opening reads only the manifest and logs; a trace is decoded when it is asked for."""
 
     def __init__(self, path: Path | str):
         """Raises ValueError, one sentence, when `path` is not a store, is newer than this ekd, or is damaged."""
         self.path = Path(path)
-        self._load(manifests.read_manifest(self.path))
+        self._log, self._logs, self._read = Log(self.path), Logs(self.path), (0, 0, 0)
         self._open: dict[str, Shard] = {}
         self._known: set[str] = set()  # shard files that the index covers
         self._where: dict[str, tuple[str, int]] = {}  # key -> (shard file, row)
+        self._refresh()
 
     @classmethod
     def create(cls, path: Path | str, origin: dict[str, Any]) -> Store:
@@ -61,9 +65,13 @@ class Store:
 
     def keys(self) -> set[str]:
         """Keys of finished, readable traces, with those that other processes have finished since."""
-        self._load(manifests.read_manifest(self.path))
-        self._scan()
+        self.refresh()
         return set(self._where)
+
+    def refresh(self) -> None:
+        """Takes in what other processes have finished since."""
+        self._refresh()
+        self._scan()
 
     def lengths(self) -> dict[str, tuple[int, int]]:
         """key -> (prompt tokens, response tokens), without decoding anything."""
@@ -82,6 +90,11 @@ class Store:
         files = dict.fromkeys(file for file, _ in self._where.values())
         known = {file: self.shard(file).verdicts() for file in files}
         return {key: known[file][row] for key, (file, row) in self._where.items()}
+
+    def __contains__(self, key: object) -> bool:
+        """As of the last look (`refresh`); asked for each of 100,000 keys, so it does not look again."""
+        self._scan()
+        return key in self._where
 
     def __len__(self) -> int:
         self._scan()
@@ -118,14 +131,22 @@ class Store:
 
     def put(self, parts: Sequence[PackedTrace]) -> None:
         """`append` for traces that are packed already, e.g. from another store of the same origin."""
-        fresh = {part.about[0]: part for part in parts}
+        self.refresh()
+        fresh = {part.about[0]: part for part in parts if part.about[0] not in self._where}
         if not fresh:
             return
         try:
+            shard = write_shard(self.path, list(fresh.values()), self.origin)
             with lock(self.path):
-                left = [fresh[key] for key in fresh.keys() - self.keys()]  # others may have finished some meanwhile
+                self.refresh()
+                left = [fresh[key] for key in fresh.keys() - self._where.keys()]  # others may have finished some by now
+                if len(left) == len(fresh):
+                    self._record(shard)
+                    return
                 if left:
                     self._record(write_shard(self.path, left, self.origin))
+                if shard["file"] not in self.shards:
+                    (self.path / "shards" / shard["file"]).unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(
                 f"{self.path}: {len(fresh)} traces could not be saved ({error}); the {len(self)} saved before are "
@@ -133,12 +154,14 @@ class Store:
             ) from error
 
     def tidy(self) -> None:
-        """Take in whole shards that a killed writer had not yet put into the manifest; remove unfinished files."""
+        """Fold the logs; take in whole shards that a killed writer had not yet named; remove unfinished files."""
         try:
             with lock(self.path):
-                self._load(manifests.read_manifest(self.path))
+                fold(self.path)
+                self._refresh()
                 for file in (self.path / "shards").glob("*.tmp"):
-                    if plain_file(file):
+                    writer = file.name.removesuffix(".tmp").partition(".arrows.")[2]
+                    if plain_file(file) and (not writer or is_gone(writer)):
                         file.unlink()
                 for file in sorted((self.path / "shards").glob("*.arrows")):
                     if file.name not in self.shards and plain_file(file) and manifests.SHARD.fullmatch(file.name):
@@ -163,21 +186,26 @@ class Store:
         file.unlink()
 
     def _record(self, shard: dict[str, Any]) -> None:
-        """The manifest comes last: a shard that it does not name does not exist."""
-        manifest = manifests.read_manifest(self.path)
-        manifest["shards"].append(shard)
-        manifests.write_manifest(self.path, manifest)
-        self._load(manifest)
-        self._scan()
+        """The name comes last: a shard that neither manifest nor log names does not exist."""
+        self._log.add(shard)
+        self.refresh()
 
-    def _load(self, manifest: dict[str, Any]) -> None:
-        self.origin: dict[str, Any] = manifest["origin"]
-        self.layout, self.teacher = layout_of(self.origin), teacher_of(self.origin)
-        self.shards: dict[str, dict[str, Any]] = {shard["file"]: shard for shard in manifest["shards"]}
+    def _refresh(self) -> None:
+        self._logs.refresh()  # before the manifest, which has the shards of a log that is gone
+        manifests.check_folder(self.path)
+        read = manifests.version_of(self.path)
+        if read != self._read or not any(read):
+            manifest, self._read = manifests.read_manifest(self.path), read
+            self.origin: dict[str, Any] = manifest["origin"]
+            self.layout, self.teacher = layout_of(self.origin), teacher_of(self.origin)
+            self.shards: dict[str, dict[str, Any]] = {shard["file"]: shard for shard in manifest["shards"]}
+        self.shards |= self._logs.shards
+        self._new = [file for file in self.shards if file not in self._known]  # not indexed yet
 
     def _scan(self) -> None:
         """Index the shards that are new in the manifest. What cannot be read is named and counts as not collected."""
-        for file in [file for file in self.shards if file not in self._known]:
+        new, self._new = self._new, []
+        for file in new:
             self._known.add(file)
             try:
                 shard = self.shard(file)
@@ -227,59 +255,9 @@ def write_shard(folder: Path, parts: Sequence[PackedTrace], origin: dict[str, An
     data = assemble_shard(sorted(parts, key=lambda part: part.about[0]), origin)
     name = hashlib.sha256(data).hexdigest()
     file = folder / "shards" / f"{name[:24]}.arrows"
-    replace(file, data)
+    replace(file, data, process_name())
     return entry(file, name, len(parts), sum(part.about[6] for part in parts))
 
 
 def entry(file: Path, name: str, traces: int, tokens: int) -> dict[str, Any]:
     return {"file": file.name, "sha256": name, "bytes": file.stat().st_size, "traces": traces, "tokens": tokens}
-
-
-def layout_of(origin: dict[str, Any]) -> Layout:
-    """Raises ValueError when the origin does not say how the rows look."""
-    vocab, draws, coarse = origin.get("vocab"), origin.get("draws", 0), origin.get("coarse", 16)
-    if not isinstance(vocab, int) or vocab < 1:
-        raise ValueError(f"origin['vocab'] must be the size of the teacher's vocabulary, at least 1, not {vocab!r}")
-    if not isinstance(draws, int) or not 0 <= draws < 1 << 16:
-        raise ValueError(f"origin['draws'] must be an integer in 0 ... 65,535 (0: no sampling), not {draws!r}")
-    if not isinstance(coarse, int) or not 1 <= coarse <= 64:
-        raise ValueError(
-            f"origin['coarse'] must be an integer in 1 ... 64 (largest step in 1/1024 nat), not {coarse!r}"
-        )
-    temperatures = origin.get("temperatures", [])
-    if not isinstance(temperatures, list) or not all(isinstance(t, int | float) for t in temperatures):
-        raise ValueError(f"origin['temperatures'] must be a list of numbers, not {temperatures!r}")
-    align = origin.get("align", {})
-    read = align.get("size", 0) if isinstance(align, dict) else None
-    if not isinstance(read, int) or read < 0:
-        raise ValueError(f"origin['align'] must say how rows were translated, not {align!r}")
-    return Layout(vocab, draws, len(temperatures), coarse, read)
-
-
-def teacher_of(origin: dict[str, Any]) -> str:
-    """The name of the teacher: its model; "" where the store's maker did not say."""
-    teacher = origin.get("teacher")
-    if isinstance(teacher, dict):
-        return str(teacher.get("model") or "")
-    return teacher if isinstance(teacher, str) else ""
-
-
-def what_differs(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Both sides of every key that differs, nested ones as a.b, and the way out."""
-    mine, theirs = flat_paths(ours), flat_paths(asked)
-    names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-    lines = [f"  {name}: {mine.get(name)!r} in the store, {theirs.get(name)!r} asked for" for name in names]
-    return "\n".join(
-        [
-            f"the traces in {folder} were made differently:",
-            *lines,
-            "ask for what made them, or give another store folder",
-        ]
-    )
-
-
-def flat_paths(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in tree.items():
-        out |= flat_paths(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
-    return out

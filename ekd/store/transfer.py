@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ekd.store.origin import what_differs
 from ekd.store.shard import PackedTrace
-from ekd.store.store import Store, what_differs
+from ekd.store.store import Store
 from ekd.types import Trace
 
 CHUNK = 64 << 20  # bytes of packed rows a merged shard

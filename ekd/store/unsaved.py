@@ -1,42 +1,44 @@
 """Traces on their way into a store: each is on disk as soon as it is there, and a shard when there are enough.
 
 A shard for each answer would be too many files, and a shard for many answers loses all of them when its process is
-killed. So every trace waits as a small shard of its own beside the others, on the disk itself (neither a kill nor a
-power failure loses it), until `flush` makes one shard of all of them.
+killed. So every trace waits as a small shard of its own in its process's folder, on the disk itself (neither a kill nor
+a power failure loses it), until `flush` makes one shard of all of them.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from ekd.files import sync
+from ekd.store.presence import Presence, disk_time, is_dead, present
 from ekd.store.shard import PackedTrace, Shard, assemble_shard
-from ekd.store.store import Store
+from ekd.store.store import Store, lock
 
-FOLDER = "unsaved"  # within the store
+BEFORE = "unsaved"  # within the store: where they waited when a store had one writer
+PATIENCE = 60.0  # seconds without a heartbeat after which a process of another machine is taken for dead
 
 
 class Unsaved:
     """The traces of one process. Raises ValueError, one sentence, where they cannot be written."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.folder = store.path / FOLDER
+    def __init__(self, store: Store, own: Presence) -> None:
+        self.store, self.own = store, own
         self.parts: list[PackedTrace] = []
         self.files: list[Path] = []
 
     def add(self, packed: PackedTrace) -> None:
-        file = self.folder / f"{packed.about[0]}.arrows"
-        aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        file = self.own.folder / f"{packed.about[0]}.arrows"
+        aside = file.with_name(f"{file.name}.tmp")
         self.parts.append(packed)
         self.files.append(file)
         try:
-            self.folder.mkdir(exist_ok=True)
+            file.parent.mkdir(exist_ok=True)  # gone where others took this process for dead
             aside.write_bytes(assemble_shard([packed], self.store.origin))
             sync(aside)
             aside.replace(file)
-            sync(self.folder)
+            sync(file.parent)
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise ValueError(
@@ -52,14 +54,22 @@ class Unsaved:
         self.parts, self.files = [], []
 
 
-def recover(store: Store) -> int:
-    """Takes in what a killed process left, and returns how many traces that were. Torn files are left out."""
-    folder = store.path / FOLDER
-    left = sorted(folder.glob("*.arrows")) if os.access(store.path, os.W_OK) else []
-    parts = [part for file in left for part in _read(file, store)]
+def recover(store: Store, patience: float = PATIENCE) -> int:
+    """Takes in what dead processes left, and returns how many traces that were. Torn files are left out.
+
+    Several may do so at once: a trace is stored before its file goes.
+    """
+    before = store.path / BEFORE
+    if not os.access(store.path, os.W_OK) or not (present(store.path) or before.is_dir()):
+        return 0
+    with lock(store.path):
+        now = disk_time(store.path)
+        dead = [folder for folder in present(store.path) if is_dead(folder, now, patience)]
+    files = [file for folder in (before, *dead) for file in sorted(folder.glob("*.arrows"))]
+    parts = [part for file in files for part in _read(file, store)]
     store.put(parts)
-    for file in left:
-        file.unlink(missing_ok=True)
+    for folder in (before, *dead):
+        shutil.rmtree(folder, ignore_errors=True)
     return len(parts)
 
 

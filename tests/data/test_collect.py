@@ -12,11 +12,13 @@ import pytest
 from conftest import collector, hf
 from fake_traces import fake_trace
 
-from ekd.data.collect import Collector
+from ekd.data.collect import Collected, Collector
+from ekd.store.leases import Leases
+from ekd.store.presence import FOLDER, Presence, present
 from ekd.store.shard import part
 from ekd.store.store import Store
-from ekd.store.unsaved import FOLDER, Unsaved, recover
-from ekd.types import Failure, Trace
+from ekd.store.unsaved import Unsaved, recover
+from ekd.types import Failure, Request, Trace
 
 N = 10
 
@@ -62,7 +64,7 @@ def test_a_kill_loses_no_answer_that_was_in(killed: tuple[Collector, Path]) -> N
     assert again.collect("train", N).made == N - 7
     same(whole.open(), again.open())
     for store in (whole.open(), again.open()):
-        assert not list((store.path / FOLDER).iterdir())
+        assert not present(store.path)
     assert len(whole.open().shards) == 1  # not a file for each answer
 
 
@@ -75,7 +77,7 @@ def test_a_kill_between_the_shard_and_the_tidying_up_stores_nothing_twice(killed
 
 def test_what_is_torn_or_not_of_this_store_is_left_out(killed: tuple[Collector, Path], tmp_path: Path) -> None:
     _, aside = killed
-    first, second, third, *_ = sorted((aside / FOLDER).iterdir())
+    first, second, third, *_ = sorted(present(aside)[0].glob("*.arrows"))
     first.write_bytes(first.read_bytes()[:200])
     flipped = bytearray(second.read_bytes())
     flipped[-200] ^= 1
@@ -85,7 +87,7 @@ def test_what_is_torn_or_not_of_this_store_is_left_out(killed: tuple[Collector, 
     other = collector(store=str(tmp_path / "other"), seed=1, teacher=hf(temperature=0.5))
     other.collect("train", 1)
     stranger = next((tmp_path / "other" / "shards").glob("*.arrows"))
-    shutil.copy(stranger, aside / FOLDER / "stranger.arrows")
+    shutil.copy(stranger, present(aside)[0] / "stranger.arrows")
     assert len(collector(store=str(aside)).open()) == 4
 
 
@@ -121,6 +123,51 @@ def test_a_trace_on_its_way_has_reached_the_disk_before_it_has_its_name(tmp_path
     monkeypatch.setattr("ekd.store.unsaved.sync", lambda path: reached.append((path.name, path.is_dir())))
     store = Store.create(tmp_path / "s", {"vocab": 1000})
     trace = fake_trace(1)
-    Unsaved(store).add(part(trace, store.layout))
-    (file,) = (store.path / FOLDER).iterdir()
-    assert [name.split(".")[0] for name, _ in reached] == [file.stem, FOLDER] and reached[0][0] != file.name
+    with Presence(store.path) as own:
+        Unsaved(store, own).add(part(trace, store.layout))
+        (file,) = own.folder.glob("*.arrows")
+    assert [name.split(".")[0] for name, _ in reached] == [file.stem, own.folder.name.split(".")[0]]
+    assert reached[0][0] != file.name
+
+
+def test_two_collections_at_once_share_the_work_and_both_end_with_all_of_it(tmp_path: Path) -> None:
+    """The second starts within the first's third answer, and does what the first has not claimed."""
+    other = collector(store=str(tmp_path / "s"), share=True)
+
+    class Meets(type(hf())):
+        met: ClassVar[list[Collected]] = []
+
+        def trace(self, requests) -> Iterator[Trace | Failure]:
+            for n, trace in enumerate(super().trace(requests)):
+                if n == 3 and not self.met:
+                    self.met.append(other.collect("train", N))
+                yield trace
+
+    def late(self, least: int, most: int) -> list[Request]:
+        """As `claim`; but whoever would wait for the others leaves it to them."""
+        found = claim(self, least, most)
+        self.left.clear() if not found else None
+        return found
+
+    claim = Leases.claim
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Leases, "claim", late)
+        first = collector(teacher=Meets(**settings()), store=str(tmp_path / "s"), share=True).collect("train", N)
+    assert (first.made, Meets.met[0].made) == (N // 2, N // 2)  # the first had claimed half when the second came
+    assert len(first.keys) == N and len(Store(tmp_path / "s")) == N
+    assert not present(tmp_path / "s")
+
+
+def test_a_request_that_the_teacher_says_nothing_of_is_a_failure(tmp_path: Path) -> None:
+    class Silent(type(hf())):
+        def trace(self, requests) -> Iterator[Trace | Failure]:
+            yield from list(super().trace(requests))[1:]
+
+    made = collector(teacher=Silent(**settings()), store=str(tmp_path / "s")).collect("train", 4)
+    assert [failure.reason for failure in made.failures] == ["the teacher did not say anything of it"]
+    assert made.made == 3
+
+
+def test_patience_is_longer_than_some_heartbeats() -> None:
+    with pytest.raises(ValueError, match=r"data\.collector\.patience is 6 seconds or more .*not 1"):
+        collector(patience=1)

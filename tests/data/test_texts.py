@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ekd.data.texts import KeptTexts
+from ekd.files import machine
 from ekd.types import Request, Text
 
 
@@ -23,8 +24,8 @@ def test_files_whose_texts_are_all_stored_go_unless_somebody_may_add_to_them(tmp
     kept.keep([request("a")], [Text([1, 2], "stop", 0.5, log_q=[-1.0, -0.5])])
     files = {
         f"{gone.pid}.jsonl": ["a"],  # as they were named before
-        f"{kept.host}-{gone.pid}.jsonl": ["a", "b"],
-        f"{kept.host}-{os.getppid()}.jsonl": ["a"],  # lives
+        f"{machine()}-{gone.pid}.jsonl": ["a", "b"],
+        f"{machine()}-{os.getppid()}.jsonl": ["a"],  # lives
         f"elsewhere-{gone.pid}.jsonl": ["a"],  # who knows whether it does
         "notes.jsonl": ["a"],
     }
@@ -34,7 +35,7 @@ def test_files_whose_texts_are_all_stored_go_unless_somebody_may_add_to_them(tmp
     stay = set(files) - {f"{gone.pid}.jsonl"}
     assert {file.name for file in kept.folder.iterdir()} == stay
     kept.forget({"a", "b"})
-    assert {file.name for file in kept.folder.iterdir()} == stay - {f"{kept.host}-{gone.pid}.jsonl"}
+    assert {file.name for file in kept.folder.iterdir()} == stay - {f"{machine()}-{gone.pid}.jsonl"}
 
 
 def test_what_was_kept_comes_back_but_for_half_a_line(tmp_path):

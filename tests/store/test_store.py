@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from ekd import files
+from ekd.store import log
+from ekd.store.manifest import read_manifest
 from ekd.store.repair import verify
 from ekd.store.store import Store
 
@@ -145,6 +147,26 @@ def test_a_reader_sees_what_another_process_finishes(tmp_path):
     assert equal(reader, TRACES)
 
 
+def test_logs_are_folded_while_others_write_and_read(tmp_path):
+    writer, reader = filled(tmp_path / "s", TRACES[:2]), Store(tmp_path / "s")
+    for at in range(2, 12, 2):
+        Store.create(tmp_path / "s", ORIGIN)  # folds
+        assert not list((tmp_path / "s" / "log").iterdir())
+        writer.append(TRACES[at : at + 2])
+        assert reader.keys() == writer.keys() == {trace.key for trace in TRACES[: at + 2]}
+    assert len(read_manifest(tmp_path / "s")["shards"]) == 5
+    assert equal(Store(tmp_path / "s"), TRACES)
+
+
+def test_a_writer_costs_no_more_for_the_shards_that_are_there(tmp_path):
+    """No line of the manifest is written again."""
+    store = filled(tmp_path / "s", TRACES[:1])
+    before = (tmp_path / "s" / "manifest.json").stat()
+    store.append(TRACES[1:])
+    after = (tmp_path / "s" / "manifest.json").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
 def test_a_store_travels_to_loader_workers(tmp_path):
     store = filled(tmp_path / "s", TRACES)
     assert equal(pickle.loads(pickle.dumps(store)), TRACES)  # noqa: S301 (as torch's loader does with its own)
@@ -213,7 +235,7 @@ def die_at(path: Path, step: int) -> None:
     os._exit(0)
 
 
-@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("step", range(6))
 def test_dying_at_any_step_of_an_append_loses_nothing_finished(tmp_path, step):
     filled(tmp_path / "s", TRACES[:4])
     child = multiprocessing.get_context("fork").Process(target=die_at, args=(tmp_path / "s", step))
@@ -228,9 +250,10 @@ def test_dying_at_any_step_of_an_append_loses_nothing_finished(tmp_path, step):
     assert verify(tmp_path / "s")[2:] == ([], [])
 
 
-def test_an_append_has_four_steps():
-    """Shard, its folder, manifest, its folder: `step` above covers them all."""
+def test_an_append_has_six_steps():
+    """Manifest and its folder when the logs are folded; shard, log, and their folders: `step` above covers them all."""
     assert Path(files.__file__).read_text().count("os.fsync(") == 2  # in replace and in sync, which replace calls
+    assert Path(log.__file__).read_text().count("os.fsync(") == 1
 
 
 def test_ten_kills_at_random_moments():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ekd.data.cached import TraceData
 from ekd.store import manifest
+from ekd.store.log import fold, whole_manifest
 from ekd.store.repair import repair, verify
 from ekd.store.store import Store
 
@@ -33,7 +34,12 @@ def folder(tmp_path: Path) -> Path:
 
 def shards(folder: Path) -> list[Path]:
     """In the order in which they were written."""
-    return [folder / "shards" / entry["file"] for entry in manifest.read_manifest(folder)["shards"]]
+    return [folder / "shards" / entry["file"] for entry in whole_manifest(folder)["shards"]]
+
+
+def name_only_the_first(folder: Path) -> None:
+    folded = fold(folder)
+    manifest.write_manifest(folder, {**folded, "shards": folded["shards"][:1]})
 
 
 def readable(folder: Path) -> set[str]:
@@ -185,27 +191,42 @@ def test_a_place_where_no_folder_can_be(tmp_path):
 
 def test_unfinished_and_unnamed_files_of_a_killed_writer(folder):
     whole = shards(folder)[1].read_bytes()
-    manifest.write_manifest(
-        folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]}
-    )
+    name_only_the_first(folder)
     (folder / "shards" / "abc.arrows.tmp").write_bytes(whole[:100])
     (folder / "shards" / ("0" * 24 + ".arrows")).write_bytes(whole[:-8])  # its name is not its hash
     assert Store(folder).keys() == keys(TRACES[:6])
     store = Store.create(folder, ORIGIN)
     assert store.keys() == keys(TRACES)  # a whole shard is taken in, whoever wrote it
     assert not list((folder / "shards").glob("*.tmp"))
-    assert verify(folder)[2:] == ([], ["0" * 24 + ".arrows is in no manifest (a writer was killed)"])
+    assert verify(folder)[2:] == ([], ["0" * 24 + ".arrows is not named yet (its writer is at work, or was killed)"])
 
 
 def test_a_shard_that_others_have_made_again_in_part(folder):
     file = shards(folder)[1]
     whole = file.read_bytes()
-    manifest.write_manifest(
-        folder, {**manifest.read_manifest(folder), "shards": manifest.read_manifest(folder)["shards"][:1]}
-    )
+    name_only_the_first(folder)
     file.unlink()
     Store.create(folder, ORIGIN).append(TRACES[6:8])
     file.write_bytes(whole)
+    assert Store.create(folder, ORIGIN).keys() == keys(TRACES)
+    assert verify(folder) == (12, 240, [], [])
+
+
+@pytest.mark.parametrize("spoil", [lambda line: line[:40] + b"7" + line[41:], lambda line: b"[" * 9999 + b"\n" + line])
+def test_a_damaged_log_is_one_sentence_and_rebuilt(folder, spoil):
+    (file,) = (folder / "log").iterdir()
+    file.write_bytes(spoil(file.read_bytes()))
+    for use in (Store, verify, lambda path: Store.create(path, ORIGIN)):
+        with pytest.raises(ValueError, match=r"is damaged .*repair.* rebuilds it from the shards"):
+            use(folder)
+    assert "rebuilt from 2 shards" in repair(folder)[0]
+    assert verify(folder) == (12, 240, [], [])
+
+
+def test_half_a_line_of_a_killed_writer_names_no_shard_and_what_it_would_have_named_is_taken_in(folder):
+    (file,) = (folder / "log").iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    assert Store(folder).keys() == keys(TRACES[:6])
     assert Store.create(folder, ORIGIN).keys() == keys(TRACES)
     assert verify(folder) == (12, 240, [], [])
 

@@ -18,9 +18,13 @@ from ekd.models.load import load_tokenizer
 from ekd.store import certainty, foreign
 from ekd.store.__main__ import main
 from ekd.store.inspection import store_summary
+from ekd.store.manifest import read_manifest
+from ekd.store.presence import Presence
 from ekd.store.repair import verify
+from ekd.store.shard import part
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
+from ekd.store.unsaved import Unsaved
 
 REAL = Path(__file__).parents[1] / "fixtures" / "store"
 ORIGIN = {"vocab": 1000, "teacher": "nobody"}
@@ -127,6 +131,17 @@ def test_merge_keeps_every_trace_once_to_the_bit(tmp_path, path):
     assert len(merged) == 13
     assert len(merged.shards) == 1
     assert all(same(one[trace.key], merged[trace.key]) for trace in TRACES)
+
+
+def test_compact_folds_the_logs_and_takes_in_what_killed_writers_left(path, capsys):
+    store = Store(path)
+    with Presence(path) as own:
+        Unsaved(store, own).add(part(fake_trace(20), store.layout))
+        own.lock.release()  # as the system does for the dead
+        assert main(["compact", str(path)]) == 0
+    assert "1 were left by killed writers" in capsys.readouterr().out
+    assert not list((path / "log").iterdir()) and fake_trace(20).key in Store(path)
+    assert len(read_manifest(path)["shards"]) == len(Store(path).shards)
 
 
 def test_stores_of_two_origins_are_not_merged(tmp_path, path, capsys):
