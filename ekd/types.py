@@ -129,6 +129,7 @@ class Batch(NamedTuple):
     target_ids: Tensor  # (B, T), 0 outside the mask
     mask: Tensor  # (B, T) bool, True where target_ids is a response token; R = mask.sum()
     rows: Rows
+    shared: int = 0  # columns that all rows begin with alike, none of them in the mask
 
 
 class Verdict(NamedTuple):

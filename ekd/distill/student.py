@@ -24,7 +24,7 @@ from ekd.models.chance import reseed
 from ekd.models.checkpoint import about_checkpoint, restore
 from ekd.models.head import Head, check_head, distill, head_of
 from ekd.models.load import check_borders
-from ekd.models.reader import agreement, divergence, matched_with_student, response_hidden, with_student
+from ekd.models.reader import agreement, can_share, divergence, matched_with_student, response_hidden, with_student
 from ekd.models.rows import at_temperature, matched, spans_to_price, top_of, where
 from ekd.models.spec import ModelSpec
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal
@@ -103,6 +103,7 @@ class Student(L.LightningModule):
         if self.start is not None:
             restore(self.model, Path(self.start["file"]), self.spec.model, partly=self.build.lora is not None)
         self.build.set_training(self.model)
+        self.shares = can_share(self.model) and not self.build.compile
         decoder = self.model.get_decoder()
         # methods, not modules: a second name for the decoder would write its weights twice into a checkpoint
         self.decode = torch.compile(decoder.forward) if self.build.compile else decoder.__call__
@@ -139,7 +140,7 @@ class Student(L.LightningModule):
     def hidden(self, batch: Batch) -> Tensor:
         """(R, H): the decoder alone, so that no logits are built, and only the rows that predict a response token."""
         assert self.model is not None
-        return response_hidden(self.decode, batch)
+        return response_hidden(self.decode, batch, share=self.shares)
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
         if not self.bordered and int((batch.position_ids == 0).sum()) > len(batch.position_ids):  # a packed row

@@ -18,18 +18,49 @@ from ekd.models.head import Head, head_of, stats
 from ekd.models.rows import kl, kl_of_draws, matched, where
 from ekd.types import Batch, Rows
 
+WORTH = 0.1  # of a batch's places: below it a second pass of the decoder costs more than it saves
 HEAD_MB = 64.0  # of logits at a time, where nobody says otherwise
 
 
-def response_hidden(decode: Callable[..., Any], batch: Batch) -> Tensor:
+def response_hidden(decode: Callable[..., Any], batch: Batch, *, share: bool = True) -> Tensor:
     """(R, H): no logits are built, and only the rows that predict a response token leave the decoder.
 
     Without a mask, positions that start anew are borders that attention does not cross (a packed row); padding on the
-    right comes after every real token, and a causal model never looks there.
+    right comes after every real token, and a causal model never looks there. share: a beginning that all rows have in
+    common (worked examples) is read once, and its gradient is the sum over the rows.
     """
-    out = decode(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+    begin = batch.shared if share and worth_sharing(batch) else 0
+    cache = None
+    if begin:
+        cache = decode(
+            input_ids=batch.input_ids[:1, :begin], position_ids=batch.position_ids[:1, :begin], use_cache=True
+        ).past_key_values
+        cache.batch_repeat_interleave(len(batch.input_ids))
+    out = decode(
+        input_ids=batch.input_ids[:, begin:],
+        position_ids=batch.position_ids[:, begin:],
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
     states: Tensor = out.last_hidden_state
-    return states.flatten(0, 1).index_select(0, where(batch.mask.flatten()))
+    return states.flatten(0, 1).index_select(0, where(batch.mask[:, begin:].flatten()))
+
+
+def worth_sharing(batch: Batch) -> bool:
+    """Whether reading the common beginning once leaves out at least so many of the batch's places."""
+    rows, columns = batch.input_ids.shape
+    return (rows - 1) * batch.shared >= WORTH * rows * columns
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Not with dropout, which draws for every row, nor with gradient checkpointing, which keeps no cache, nor for a
+    decoder that remembers in another way than by keys and values.
+    """
+    config = model.config.get_text_config()
+    drops = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    plain = kinds <= {"full_attention", "sliding_attention"} and not getattr(config, "attention_dropout", 0)
+    return plain and not drops and not any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
 
 
 def with_student(hidden: Tensor, head: Head, rows: Rows, *, budget_mb: float, top: int = 0) -> Rows:
@@ -57,7 +88,7 @@ def read_batch(
             "give a model that was trained on traces of this one (run=RUN)"
         )
     with torch.no_grad():
-        hidden = response_hidden(model.get_decoder().__call__, batch)
+        hidden = response_hidden(model.get_decoder().__call__, batch, share=can_share(model))
         return hidden, with_student(hidden, head, batch.rows, budget_mb=budget_mb, top=top)
 
 
