@@ -62,9 +62,10 @@ FIGURES = ("after", "before", "train", "minutes", "peak_memory_gb")
 
 
 def cells_below(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(folder, metrics.json) of every finished run, in order."""
+    """(folder, metrics.json) of every finished run, in order; not of one that was made again."""
     for file in sorted(folder.rglob("metrics.json")):
-        yield file.parent, read_json(file)
+        if "earlier-" not in str(file.relative_to(folder)):
+            yield file.parent, read_json(file)
 
 
 def choose(folder: Path) -> dict[str, dict[str, float]]:
