@@ -112,6 +112,7 @@ def go(
 def begin(config: DictConfig, run: Path, made: dict[str, Any], now: Standing, trainer: L.Trainer) -> None:
     """Says what is begun: in the folder, after what it held is out of the way, and to the loggers."""
     from ekd.cli.label import opening
+    from ekd.cli.run_log import begin_logs
     from ekd.distill.run_folder import make_room
     from ekd.files import write_json
 
@@ -120,8 +121,7 @@ def begin(config: DictConfig, run: Path, made: dict[str, Any], now: Standing, tr
         write_json(run / "run.json", made)
         if HydraConfig.get().mode == RunMode.RUN:  # a sweep says its own
             print(*opening(made["config"], made["method"], trainer.strategy.root_device.type), sep="\n")
-    for logger in trainer.loggers:
-        logger.log_hyperparams(made)
+    begin_logs(trainer.loggers, made, run, config.ckpt, here=trainer.is_global_zero)
 
 
 def check_start(config: DictConfig) -> None:

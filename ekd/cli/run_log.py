@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -11,9 +13,36 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from ekd.eval.answers import Answer, read_answers
 from ekd.types import Problem
 
+ID = "wandb_id"  # in a run's folder
 ANSWERS = 100  # so many of a run's answers are shown
 COLUMNS = ["problem", "question", "answer", "response", "extracted", "correct", "tokens"]
 BINS = ["nats", "tokens", "from", "to"]  # of a histogram; nats: a bin's middle
+
+
+def begin_logs(loggers: Sequence[Logger], made: Mapping[str, Any], run: Path, ckpt: str | None, *, here: bool) -> None:
+    """What made the run, to every logger. here: on the one rank that writes.
+
+    A W&B run that goes on, in its folder or from the `ckpt` of another, keeps the id that RUN/wandb_id holds, so that
+    both parts are one run there.
+    """
+    for logger in loggers:
+        if here and isinstance(logger, WandbLogger):
+            keep_id(logger, run, ckpt)
+        logger.log_hyperparams(dict(made))
+
+
+def keep_id(logger: WandbLogger, run: Path, ckpt: str | None) -> None:
+    """Before its first call, which starts the W&B run. An id that the user gave stays."""
+    words = logger._wandb_init  # Lightning offers no other way: its id is fixed before the run's folder is looked at
+    if words.get("id") is None:
+        places = [run] if ckpt is None else [run, Path(ckpt).parent.parent]
+        kept = [file for place in places if (file := place / ID).is_file()]
+        given = kept[0].read_text().strip() if kept else token_hex(4)
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", given):
+            raise ValueError(f"{kept[0]} holds no id of a W&B run: delete it, and this part is a run of its own there")
+        words["id"] = given
+        words["resume"] = "allow" if kept and words.get("mode") != "offline" and not logger._offline else None
+    (run / ID).write_text(f"{words['id']}\n")
 
 
 def log_outcome(

@@ -18,7 +18,7 @@ from wandb_file import read
 
 from ekd.cli import door
 from ekd.cli.label import run_name, sweep_name, tags
-from ekd.cli.run_log import COLUMNS, bins, headline, log_outcome
+from ekd.cli.run_log import COLUMNS, bins, headline, keep_id, log_outcome
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -177,6 +177,30 @@ def test_a_run_without_benchmark_and_one_that_was_resumed_leave_out_what_they_do
     figures = single.made["figures"] | {"benchmark": {}, "before": {}}
     names = set(headline(single.made | {"figures": figures}))
     assert "run/kl_after" in names and not names & {"run/accuracy", "run/kl_before", "bucket/lower"}
+
+
+def test_a_run_that_goes_on_is_one_run_there(place, single):
+    words = ["experiment=tiny", "logger=wandb", "benchmark.problems=0", f"hydra.run.dir={place / 'on'}"]
+    last = single.folder / "checkpoints" / "last.ckpt"
+    done = ekd("train", *words, f"ckpt={last}", "trainer.max_steps=10", cwd=place, clear="WANDB", HOME=str(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    on = found(place / "on")["log"]
+    assert on.run.run_id == single.log.run.run_id == (place / "on" / "wandb_id").read_text().strip()
+    assert "resume" not in done.stderr, "offline, W&B would say that it ignores the word"
+
+
+def test_a_file_that_is_no_id_is_refused_and_an_id_of_the_users_stays(tmp_path):
+    from lightning.pytorch.loggers import WandbLogger
+
+    own = WandbLogger(save_dir=tmp_path, offline=True, id="mine")
+    keep_id(own, tmp_path, None)
+    assert own._wandb_init["id"] == (tmp_path / "wandb_id").read_text().strip() == "mine"
+    again = WandbLogger(save_dir=tmp_path)  # online: the server is told that it may be known already
+    keep_id(again, tmp_path, None)
+    assert (again._wandb_init["id"], again._wandb_init["resume"]) == ("mine", "allow")
+    (tmp_path / "wandb_id").write_text("../../etc")
+    with pytest.raises(ValueError, match="holds no id"):
+        keep_id(WandbLogger(save_dir=tmp_path, offline=True), tmp_path, None)
 
 
 @pytest.mark.parametrize(
