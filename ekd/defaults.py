@@ -24,7 +24,7 @@ def small(model: str, then: object, otherwise: object) -> object:
 
 def precision() -> str:
     """bf16-mixed on a processor that multiplies bfloat16 itself, where a step takes less than half as long; else
-    32-true. (docs/bench_step.md has the table.)
+    32-true. (docs/bench_prefix.md has the table.)
     """
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
