@@ -245,7 +245,7 @@ def page() -> dict[Path, bytes]:
             text.append(f"### {deciles.caption}\n\n{markdown(deciles)}")
         for metric in (ACCURACY, KL):
             found = result(section, metric)
-            if found is not None and any(method.band for method in found.table) and part == "given_forward":
+            if found is not None and part == "bands":
                 files[ROOT / "docs" / f"study2_bands_{metric.name}.svg"] = _svg(found)
     return {PAGE: "\n".join(text).encode(), **files}
 
@@ -260,7 +260,7 @@ def _svg(measured: Result) -> bytes:
 def again() -> None:
     """Makes what two cells need of the world, runs them, and says how far they are from what was published.
 
-    The same machine gives the same digits; another may round its sums in another order, from the world's first step on.
+    The same machine gives the same digits; another may round sums otherwise, from the world's first step on.
     """
     part, methods, seed = "given_forward", ("vanilla", "topk_20"), 0
     subprocess.run([sys.executable, ROOT / "scripts/study_world.py", "world", "teacher", f"student_{seed}"], check=True)
