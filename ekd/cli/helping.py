@@ -88,7 +88,8 @@ def _group(config: DictConfig, group: str, choice: str | None, said: dict[str, s
     yield from _wrapped(" ".join(header(file)), width, " " * INDENT)
     path = (group.partition("@")[2] or group).replace("/", ".")
     if group != "experiment" and OmegaConf.select(config, path, throw_on_resolution_failure=False) is not None:
-        yield from _settings(config, path, f"{path}.", comments(file), width)
+        own = {key.removeprefix(f"{path}."): text for key, text in said.items() if key.startswith(f"{path}.") and text}
+        yield from _settings(config, path, f"{path}.", comments(file) | own, width)
 
 
 def _settings(config: DictConfig, path: str, below: str, said: dict[str, str], width: int) -> Iterator[str]:

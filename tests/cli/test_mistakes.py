@@ -109,7 +109,7 @@ train selector.k_percent=20 => selector=vanilla has no 'k_percent';selector=topk
 train selector=topk selector.lower=70 => selector=topk has no 'lower';selector=bucket
 train selector=bucket selector.k_percent=20 => selector=bucket has no 'k_percent';selector=topk
 train loss.beta=0.5 => loss=forward_kl has no 'beta';loss=jsd
-train loss=jsd loss.tau=1 => loss=jsd has no 'tau';loss=entropy_gated has it
+train loss=jsd loss.tau=1 => loss=jsd has no 'tau';loss=entropy_gated and loss=span_kl have it
 train signal.explore=1 => signal=teacher_entropy has no 'explore';signal=bandit has it
 train dataset.path=x => dataset=arithmetic has no 'path';dataset=gsm8k
 train teacher.endpoints=[http://x] => teacher=hf has no 'endpoints';teacher=ollama

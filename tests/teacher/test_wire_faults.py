@@ -145,18 +145,18 @@ def test_requests_are_taken_as_they_are_needed_and_leaving_ends_everything() -> 
     answers.close()
     assert next(taken) <= 5 + 2 * 2
     assert len(cancelled) == 2
-    assert not [t for t in threading.enumerate() if t.name == "ekd-wire"]
+    assert not [t for t in threading.enumerate() if t.name == "ekd-wire" and t.is_alive()]
 
 
 def test_ctrl_c_while_waiting_ends_cleanly() -> None:
     async def ask(client: str, request: Request) -> tuple[str, int]:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()  # not before somebody waits
         await asyncio.sleep(60)
         return "never", 1
 
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         run(wire(), ask)
-    assert not [t for t in threading.enumerate() if t.name == "ekd-wire"]
+    assert not [t for t in threading.enumerate() if t.name == "ekd-wire" and t.is_alive()]
 
 
 def test_our_own_mistakes_are_not_hidden() -> None:
