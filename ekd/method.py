@@ -280,8 +280,10 @@ def ordered(methods: Iterable[Method]) -> list[Method]:
 
 
 def tiling(methods: Iterable[Method]) -> list[Method]:
-    """The buckets of the commonest width, from low to high: those that tile the percentiles. One score and loss."""
-    bands = [one for one in methods if one.band]
+    """The buckets of the commonest width, from low to high: those that tile the percentiles. One score and loss. Of
+    equally common widths that of the lowest bucket's, whatever order a set has them in.
+    """
+    bands = sorted((one for one in methods if one.band), key=lambda one: (one.band or (0, 0), one.name))
     families: dict[tuple[Any, ...], list[Method]] = {}
     for one in bands:
         families.setdefault((one.width, one.signal, one.plain), []).append(one)

@@ -5,8 +5,8 @@
     python scripts/study2.py page                                 # -> docs/study2_tables.md and docs/study2_*.svg
     python scripts/study2.py again                                # two cells anew, beside what was published
 
-`page` reads nothing but the kept cells, so that every figure can be made again without running one; `--check` exits
-with 1 if what is there is something else. What each table means is said in docs/study2_plan.md.
+`page` reads nothing but the kept cells; `--check` exits with 1 if what is there is something else. What each table
+means is said in docs/study2_plan.md.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def keep(folder: Path) -> None:
             "rate": config["student"]["optimizer"]["lr"],
             "steps": config["trainer"]["max_steps"],
             "budget": made["budget"],
-            "config": {key: _kept(config.get(key)) for key in METHOD},
+            "config": {key: _kept(key, config.get(key)) for key in METHOD},
             "figures": {key: figures[key] for key in FIGURES} | {"benchmark": figures["benchmark"]},
             "right": "".join(str(int(answer["status"] == "correct")) for answer in answers),
             "tokens": [answer["tokens"] for answer in answers],
@@ -120,13 +120,11 @@ def keep(folder: Path) -> None:
     print(f"{len(lines)} cells, {KEPT.stat().st_size / 1e6:.1f} MB in {KEPT}")
 
 
-def _kept(node: Any) -> Any:
-    """Without places and copies of other groups."""
-    if not isinstance(node, dict):
-        return node
+def _kept(key: str, node: Any) -> Any:
+    """Of teacher, student and data no places and no copies of other groups; the rest as it is."""
     aside = ("collector", "model", "start", "source", "signal", "selector", "loss", "gate", "optimizer", "lora")
-    if "_target_" in node and node["_target_"].startswith(("ekd.data", "ekd.distill", "ekd.teacher")):
-        return {key: value for key, value in node.items() if key not in aside}
+    if key in ("student", "data", "teacher"):
+        return {name: value for name, value in node.items() if name not in aside}
     return node
 
 
@@ -258,10 +256,7 @@ def _svg(measured: Result) -> bytes:
 
 
 def again() -> None:
-    """Makes what two cells need of the world, runs them, and says how far they are from what was published.
-
-    The same machine gives the same digits; another may round sums otherwise, from the world's first step on.
-    """
+    """Two cells anew, beside what was published. Another machine may round sums otherwise, from the first step on."""
     part, methods, seed = "given_forward", ("vanilla", "topk_20"), 0
     subprocess.run([sys.executable, ROOT / "scripts/study_world.py", "world", "teacher", f"student_{seed}"], check=True)
     shutil.rmtree(AGAIN, ignore_errors=True)  # of an earlier time: finished cells would not be run again

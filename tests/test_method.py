@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ekd.cli.door import CONF, register
-from ekd.method import ORIGINAL, TEACHER_FREE, UNSCORED, VANILLA, Method, method_of
+from ekd.method import ORIGINAL, TEACHER_FREE, UNSCORED, VANILLA, Method, method_of, tiling
 
 PRESETS = [f for group in ("experiment", "method") for f in sorted((CONF / group).glob("*.yaml"))]
 # What they set is no part of a method.
@@ -138,3 +138,8 @@ def test_selectors_without_a_score_are_those_that_do_not_look_at_it() -> None:
 def compose_selector(name: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", [f"selector={name}"]).selector
+
+
+def test_tiles_do_not_depend_on_the_order_in_which_a_set_has_its_methods() -> None:
+    some = [method(f"method={name}") for name in ("bucket_70_80", "bucket_0_20", "vanilla")]
+    assert [one.name for one in tiling(some)] == [one.name for one in tiling(some[::-1])] == ["bucket_0_20"]

@@ -9,7 +9,7 @@ from random import Random
 
 from ekd.dataset import many_steps, one_step
 from ekd.dataset.grading import grade
-from ekd.dataset.splits import check_split, percentile
+from ekd.dataset.splits import SHARE, check_split, percentile
 from ekd.dataset.wording import LEVELS, ProblemDraft
 from ekd.types import Problem, Verdict
 
@@ -33,7 +33,6 @@ _MANY = (
     many_steps.packing,
 )
 KINDS: dict[str, Callable[[Random, int], ProblemDraft]] = {kind.__name__: kind for kind in (*_ONE, *_MANY)}
-_SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}  # percent of all sums that a split may pose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Arithmetic:
     levels: list[int]
 
     def __post_init__(self) -> None:
-        for split in _SHARE:
+        for split in SHARE:
             if self._count(split) < 0:
                 raise ValueError(f"{split} is {self._count(split)}; it is a number of problems, 0 or more")
         unknown = [kind for kind in self.kinds or [] if kind not in KINDS]
@@ -67,7 +66,7 @@ class Arithmetic:
 
     def problems(self, split: str) -> list[Problem]:
         """Raises ValueError if there are not as many different problems as asked for."""
-        check_split("arithmetic", split, _SHARE)
+        check_split("arithmetic", split, SHARE)
         made: dict[str, Problem] = {}
         repeats = 0
         for kind, draft in self._draws(split):
@@ -100,7 +99,7 @@ class Arithmetic:
 
 
 def _belongs(kind: str, draft: ProblemDraft, split: str) -> bool:
-    low, high = _SHARE[split]
+    low, high = SHARE[split]
     return low <= percentile(f"{kind} {sorted(draft.numbers)}") < high
 
 

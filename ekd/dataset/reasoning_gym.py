@@ -13,10 +13,9 @@ from itertools import count
 from typing import Any
 
 from ekd.dataset.grading import extract
-from ekd.dataset.splits import check_split, percentile, question_key
+from ekd.dataset.splits import SHARE, check_split, percentile, question_key
 from ekd.types import Problem, Verdict
 
-_SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}  # percent of all questions that a split may pose
 _MOST = 100  # draws of a task for each problem that is wanted of it, before it is said to be used up
 
 
@@ -40,13 +39,13 @@ class ReasoningGym:
             raise ValueError(f"dataset.tasks is {self.tasks}; name at least one task, each once, e.g. [chain_sum]")
         if strangers := sorted(set(self.settings) - set(self.tasks)):
             raise ValueError(f"dataset.settings is for {strangers}, which dataset.tasks does not name: {self.tasks}")
-        for split in _SHARE:
+        for split in SHARE:
             if vars(self)[split] < 0:
                 raise ValueError(f"{split} is {vars(self)[split]}; it is a number of problems, 0 or more")
 
     def problems(self, split: str) -> list[Problem]:
         """Raises ValueError where the package or a task is missing, or a task has too few questions."""
-        check_split("reasoning_gym", split, _SHARE)
+        check_split("reasoning_gym", split, SHARE)
         wanted = vars(self)[split]
         streams = [self._drawn(task, split, wanted) for task in self.tasks]
         return [next(streams[number % len(streams)]) for number in range(wanted)]
@@ -65,7 +64,7 @@ class ReasoningGym:
         return _generator(task, seed, json.dumps(dict(self.settings.get(task, {})), sort_keys=True))
 
     def _drawn(self, task: str, split: str, wanted: int) -> Iterator[Problem]:
-        low, high = _SHARE[split]
+        low, high = SHARE[split]
         generator = self._generator(task, self.seed)
         seen: set[str] = set()
         for place in count():

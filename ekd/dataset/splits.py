@@ -10,6 +10,7 @@ from functools import cache
 from ekd.types import Problem
 
 SPLITS = ("train", "val", "test")
+SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}  # of what is made on the spot: percentiles of a split
 
 
 class NoSplit(ValueError):
