@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -80,6 +81,18 @@ def of_round(requests: Sequence[Request], number: int, seed: int, run: str) -> l
         chance = hashlib.sha256(json.dumps(made).encode()).hexdigest()
         key = hashlib.sha256(json.dumps([run, *made]).encode()).hexdigest()
         out.append(request._replace(key=key[:32], seed=int(chance[:12], 16)))
+    return out
+
+
+def sampled(requests: Sequence[Request], samples: int) -> list[Request]:
+    """Each `samples` times. One that is there again, where a pass over the problems ends within a round and the next
+    begins, or a round has more problems than there are, is sampled further: equal requests would be one text.
+    """
+    seen: Counter[str] = Counter()
+    out = []
+    for request in requests:
+        out += [request._replace(sample=seen[request.key] + n) for n in range(samples)]
+        seen[request.key] += samples
     return out
 
 

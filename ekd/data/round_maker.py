@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ekd.data.policy import Sampling
-from ekd.data.rollouts import LivePolicy, figures, of_round, share_out, turn
+from ekd.data.rollouts import LivePolicy, figures, of_round, sampled, share_out, turn
 from ekd.data.source import Serving
 from ekd.data.tracing import batches_of, scoring
 from ekd.files import replace as write_file
@@ -123,7 +123,7 @@ class RoundMaker:
     def requests(self, number: int) -> list[Request]:
         """All of a round, on every rank: its problems, `samples` times each."""
         chosen = turn(len(self.asked), self.rounds.problems_per_round, number, self.data.seed)
-        some = [self.asked[i]._replace(sample=n) for i in chosen for n in range(self.rounds.samples)]
+        some = sampled([self.asked[i] for i in chosen], self.rounds.samples)
         return of_round(some, number, self.data.seed, self.run)
 
     def _mine(self, number: int) -> list[Request]:

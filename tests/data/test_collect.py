@@ -118,16 +118,17 @@ def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(tmp_path: Path, mo
     assert len(made.open()) >= 4
 
 
-def test_a_trace_on_its_way_has_reached_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    reached = []
-    monkeypatch.setattr("ekd.store.unsaved.sync", lambda path: reached.append((path.name, path.is_dir())))
+def test_a_trace_on_its_way_reaches_the_disk_within_a_second(tmp_path, monkeypatch):
+    reached, now = [], [0.0]
+    monkeypatch.setattr("ekd.store.unsaved.sync", lambda path: reached.append(path.name))
+    monkeypatch.setattr("ekd.store.unsaved.monotonic", lambda: now[0])
     store = Store.create(tmp_path / "s", {"vocab": 1000})
-    trace = fake_trace(1)
     with Presence(store.path) as own:
-        Unsaved(store, own).add(part(trace, store.layout))
-        (file,) = own.folder.glob("*.arrows")
-    assert [name.split(".")[0] for name, _ in reached] == [file.stem, own.folder.name.split(".")[0]]
-    assert reached[0][0] != file.name
+        waiting = Unsaved(store, own)
+        for seed, now[0] in enumerate((10.0, 10.4, 10.8, 11.2)):
+            waiting.add(part(fake_trace(seed), store.layout))
+        first, *others = (file.name for file in waiting.files)
+        assert reached == [first, own.folder.name, *others, own.folder.name]
 
 
 def test_two_collections_at_once_share_the_work_and_both_end_with_all_of_it(tmp_path: Path) -> None:

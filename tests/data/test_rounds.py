@@ -23,7 +23,7 @@ from test_student import student
 
 from ekd.data.mix import Mix, Stores
 from ekd.data.policy import Sampling
-from ekd.data.rollouts import by_outcome, share_out, turn
+from ekd.data.rollouts import by_outcome, of_round, sampled, share_out, turn
 from ekd.data.round_maker import check_writing
 from ekd.data.rounds import Rounds
 from ekd.loss.reverse_kl import ReverseKL
@@ -35,7 +35,7 @@ from ekd.models.repeats import cut_repeats
 from ekd.store.store import Store
 from ekd.store.unsaved import Unsaved
 from ekd.teacher.hf import HF
-from ekd.types import Trace
+from ekd.types import Request, Trace
 
 
 def rounds(**changes) -> Rounds:
@@ -298,6 +298,14 @@ def test_every_pass_of_rounds_poses_every_problem_once(count, size, seed):
     passes = [place for number in range(3 * count) for place in turn(count, size, number, seed)]
     for at in range(0, len(passes) - count + 1, count):
         assert sorted(passes[at : at + count]) == list(range(count))
+
+
+@given(st.integers(1, 5), st.integers(1, 12), st.integers(1, 3), st.integers(0, 5))
+def test_a_problem_that_a_round_poses_twice_is_another_text(count, size, samples, number):
+    posed = [Request(f"key {i}", f"p{i}", 0, 0, [1], None) for i in range(count)]
+    some = sampled([posed[i] for i in turn(count, size, number, 0)], samples)
+    keys = {request.key for request in of_round(some, number, 0, "run")}
+    assert len(keys) == len(some) == size * samples
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(1, 5), st.integers(20, 200), st.booleans())
