@@ -18,6 +18,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -57,6 +58,7 @@ COMPARED: tuple[tuple[str, float, Callable[[dict[str, Any]], float]], ...] = (
     ("held-out KL, nats", 0.05, lambda figures: figures["after"]["val/kl"]),
     ("accuracy", 0.10, lambda figures: figures["benchmark"]["student after"]["accuracy"]),
 )
+OUTCOMES = ("accuracy", "agreed_right", "agreed_wrong", "parted_right", "parted_wrong")  # of a line of rounds.jsonl
 METHOD = ("signal", "selector", "loss", "gate", "source", "policy", "seed", "student", "data", "teacher")
 FIGURES = ("after", "before", "train", "minutes", "peak_memory_gb")
 
@@ -97,7 +99,10 @@ def write_rates(folder: Path) -> None:
 
 
 def keep(folder: Path) -> None:
-    """What the page needs of each cell: its method, its figures, and which problems it solved at which length."""
+    """What the page needs of each cell: its method, its figures, and which problems it solved at which length.
+
+    A part that is in the folder takes the place of what was kept of it; the other parts stay.
+    """
     lines = []
     for place, made in cells_below(folder):
         config, figures = made["config"], made["figures"]
@@ -112,12 +117,35 @@ def keep(folder: Path) -> None:
             "figures": {key: figures[key] for key in FIGURES} | {"benchmark": figures["benchmark"]},
             "right": "".join(str(int(answer["status"] == "correct")) for answer in answers),
             "tokens": [answer["tokens"] for answer in answers],
+            **_rounds(place),
             "commit": made["commit"],
             "launched": made["launched"],
         })  # fmt: skip
+    lines = merged(kept_lines() if KEPT.exists() else [], lines)
     text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
     KEPT.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     print(f"{len(lines)} cells, {KEPT.stat().st_size / 1e6:.1f} MB in {KEPT}")
+
+
+def merged(kept: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines in the order of the parts. Raises SystemExit for a part that has fewer cells now: it is not whole."""
+    before, now = (Counter(line["part"] for line in lines) for lines in (kept, found))
+    for part, count in now.items():
+        if part not in PARTS:
+            raise SystemExit(f"{part} is no part of the study: {', '.join(PARTS)}")
+        if count < before[part]:
+            raise SystemExit(f"{part} has {count} cells and {before[part]} are kept: run the others, too")
+    lines = [line for line in kept if line["part"] not in now] + found
+    return sorted(lines, key=lambda line: list(PARTS).index(line["part"]))
+
+
+def _rounds(place: Path) -> dict[str, Any]:
+    """Of the last third of a run's rounds the means; nothing where the texts were the teacher's."""
+    if not (place / "rounds.jsonl").exists():
+        return {}
+    rounds = [json.loads(line) for line in (place / "rounds.jsonl").read_text("utf-8").splitlines()]
+    last = rounds[-max(len(rounds) // 3, 1) :]
+    return {"rounds": {name: mean(one[name] for one in last) for name in OUTCOMES}}
 
 
 def _kept(key: str, node: Any) -> Any:
@@ -128,11 +156,14 @@ def _kept(key: str, node: Any) -> Any:
     return node
 
 
+def kept_lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gzip.decompress(KEPT.read_bytes()).decode().splitlines()]
+
+
 def read_kept() -> dict[str, list[tuple[Cell, dict[str, Any]]]]:
     """{part: its cells, each with its line}."""
     found: dict[str, list[tuple[Cell, dict[str, Any]]]] = {part: [] for part in PARTS}
-    for text in gzip.decompress(KEPT.read_bytes()).decode().splitlines():
-        line = json.loads(text)
+    for line in kept_lines():
         made = {"config": line["config"]}
         cell = Cell(Path(), line["budget"], method_of(line["config"]), line["config"]["seed"], line["figures"], made)
         found[line["part"]].append((cell, line))
@@ -191,6 +222,21 @@ def outcome_table(section: Section, lines: dict[Method, list[dict[str, Any]]]) -
     return Table("outcomes", section.title, head, rows, [*notes, power(accuracy, "points"), power(kl, "nats")])
 
 
+def disagreement_table(section: Section, lines: dict[Method, list[dict[str, Any]]]) -> Table:
+    """The student's own texts of the last third of training: where the teacher would have written something else."""
+    rows = []
+    for method in section.methods:
+        seen = {name: mean(line["rounds"][name] for line in lines[method]) for name in OUTCOMES}
+        right, wrong = (sum(seen[f"{one}_{end}"] for one in ("agreed", "parted")) for end in ("right", "wrong"))
+        shares = [seen["accuracy"], seen["parted_right"] / right, seen["parted_wrong"] / wrong, seen["agreed_wrong"]]
+        rows.append([Value(method.name), *(Value(f"{100 * share:.1f}") for share in shares)])
+    head = [
+        *("method", "right texts, %", "tokens of right texts that the teacher would not have written, %"),
+        *("of wrong texts, %", "all tokens that are in wrong texts and the teacher's likeliest, %"),
+    ]
+    return Table("disagreement", "Disagreement with the teacher by outcome", head, rows, [])
+
+
 def power(measured: Result, unit: str) -> str:
     """What difference from random tokens this could have seen in 80 of 100 repetitions, after the correction."""
     family = len(measured.tested)
@@ -238,6 +284,9 @@ def page() -> dict[Path, bytes]:
             f"## {PARTS[part]}\n\n{len(cells)} cells, {len(section.seeds)} seeds, commit {', '.join(commits)}.\n"
         )
         text.append(markdown(outcome_table(section, lines)))
+        if all("rounds" in line for _, line in cells):
+            table = disagreement_table(section, lines)
+            text.append(f"### {table.caption}\n\n{markdown(table)}")
         deciles = decile_table(section)
         if deciles is not None:
             text.append(f"### {deciles.caption}\n\n{markdown(deciles)}")

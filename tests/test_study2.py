@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -32,6 +33,23 @@ def test_a_part_is_whole_and_every_method_has_the_seeds_of_the_plan():
             solved = line["figures"]["benchmark"]["student after"]["accuracy"]
             assert len(line["right"]) == 400 and line["right"].count("1") / 400 == pytest.approx(solved)
         assert all(found == set(range(8)) for found in seeds.values()), part
+
+
+def test_a_part_that_is_kept_takes_the_place_of_what_was_and_never_with_fewer_cells():
+    one, other = ({"part": part, "mark": 0} for part in ("given_forward", "bands"))
+    again = {"part": "given_forward", "mark": 1}
+    assert study2.merged([other, one], [again]) == [again, other]
+    with pytest.raises(SystemExit, match="given_forward has 1 cells and 2 are kept"):
+        study2.merged([one, one], [again])
+    with pytest.raises(SystemExit, match="elsewhere is no part of the study"):
+        study2.merged([], [{"part": "elsewhere"}])
+
+
+def test_rounds_are_kept_as_means_of_their_last_third(tmp_path):
+    rounds = [{name: float(n) for name in study2.OUTCOMES} for n in range(9)]
+    (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rounds))
+    assert study2._rounds(tmp_path) == {"rounds": dict.fromkeys(study2.OUTCOMES, 7.0)}
+    assert study2._rounds(tmp_path / "elsewhere") == {}
 
 
 def test_the_best_rate_is_the_most_accurate_and_of_equal_ones_the_closest(tmp_path):
