@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
+    """What a dataset asks."""
+
     id: str
     question: str
     answer: str  # the final answer as its source writes it, e.g. "72"
