@@ -18,15 +18,16 @@ def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> Tensor:
     return get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-def check_step(trainer: Trainer, loss: float, norm: float, limit: float | None) -> None:
+def check_step(trainer: Trainer, loss: Tensor, norm: Tensor, limit: float | None) -> None:
     """Before the optimizer moves. Raises ValueError with the step, the value and the ways out."""
+    price, length = torch.stack([loss, norm.to(loss)]).tolist()  # a GPU is waited for once
     wrong, way = "", ""
-    if not math.isfinite(loss):
-        wrong = f"the loss is {loss}"
-    elif not math.isfinite(norm):
-        wrong = "" if _tries_again(trainer) else f"the gradient's norm is {norm}"
-    elif limit is not None and norm > limit:
-        wrong = f"the gradient's norm is {norm:.3g}, beyond student.grad_limit={limit:g}"
+    if not math.isfinite(price):
+        wrong = f"the loss is {price}"
+    elif not math.isfinite(length):
+        wrong = "" if _tries_again(trainer) else f"the gradient's norm is {length}"
+    elif limit is not None and length > limit:
+        wrong = f"the gradient's norm is {length:.3g}, beyond student.grad_limit={limit:g}"
         way = "; student.grad_limit=null lets it pass, cut down to trainer.gradient_clip_val"
     if wrong:
         raise ValueError(

@@ -143,7 +143,7 @@ class Student(L.LightningModule):
         return response_hidden(self.decode, batch, share=self.shares)
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
-        if not self.bordered and int((batch.position_ids == 0).sum()) > len(batch.position_ids):  # a packed row
+        if not self.bordered and len(batch.rows.teachers) > len(batch.input_ids):  # a packed row
             with self.trainer.precision_plugin.forward_context():
                 check_borders(self.model, self.spec.attention)  # type: ignore[arg-type]
             self.bordered = True
@@ -202,12 +202,13 @@ class Student(L.LightningModule):
     @torch.no_grad()
     def weigh(self, hidden: Tensor, head: Head, rows: Rows) -> tuple[Tensor, Rows]:
         """-> weight (R,), and the rows that were scored: those with a teacher. Others are in no percentile."""
-        weight = torch.zeros(len(rows.valid), device=hidden.device)
         scored = self._seen(hidden, head, rows) if self.looks else matched(rows)
         # also with no rows at all: on several ranks both may wait for the others
-        weight[rows.valid] = self.selector(self.signal(scored), scored.sequence).to(weight.dtype)
+        weight = self.selector(self.signal(scored), scored.sequence).float()
+        if len(weight) < len(rows.valid):
+            weight = torch.zeros(len(rows.valid), device=hidden.device).masked_scatter(rows.valid, weight)
         if self.objective.unmatched != "none":
-            weight[~rows.valid & (rows.end | (self.objective.unmatched == "all"))] = 1.0
+            weight = torch.where(~rows.valid & (rows.end | (self.objective.unmatched == "all")), 1.0, weight)
         return weight, scored
 
     @property
@@ -249,7 +250,7 @@ class Student(L.LightningModule):
             if parameter.grad is not None:
                 parameter.grad.mul_(factor.to(parameter.grad.dtype))
         norm = gradient_norm(self.parameters())
-        check_step(self.trainer, float(loss), float(norm), self.pace.grad_limit)
+        check_step(self.trainer, loss, norm, self.pace.grad_limit)
         if self.pace.supervised_tokens is not None:  # the rate in the middle of the tokens that this step learns from
             set_rate(self.lr_schedulers(), int(self.supervised) + int(supervised) // 2)
         # before the step is taken: whoever stops or saves after it counts its tokens, too

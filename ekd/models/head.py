@@ -156,13 +156,14 @@ def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
     if terms.tail not in TAILS:
         raise ValueError(f"tail is one of {', '.join(TAILS)}, not {terms.tail!r}")
     n, k = terms.ids.shape
-    share = torch.as_tensor(terms.alpha_ce)
-    if not terms.temperature > 0 or not bool(((share >= 0) & (share <= 1)).all()) or not budget_mb > 0:
+    share = terms.alpha_ce
+    shared_out = bool(((share >= 0) & (share <= 1)).all()) if isinstance(share, Tensor) else 0 <= share <= 1
+    if not terms.temperature > 0 or not shared_out or not budget_mb > 0:
         raise ValueError(
             "temperature and budget_mb are more than 0 and alpha_ce is 0 to 1, "
             f"not {terms.temperature}, {budget_mb} and {terms.alpha_ce}"
         )
-    if share.shape not in ((), (n,)):
+    if isinstance(share, Tensor) and share.shape not in ((), (n,)):
         raise ValueError(f"alpha_ce is one number, or one for each of {n} rows, not {tuple(share.shape)}")
     shapes = (tuple(terms.log_p.shape), len(terms.weight), len(terms.unmatched), len(hidden))
     if terms.span is not None and (terms.span.shape != (n,) or bool((terms.span.diff() < 0).any())):
@@ -172,7 +173,8 @@ def _check(hidden: Tensor, head: Head, terms: Terms, budget_mb: float) -> None:
             f"teacher_ids is {(n, k)}, so teacher_logprobs is {(n, k + 1)} (k at least 1) and weight, unmatched and "
             f"hidden have {n} rows, not {shapes[0]}, {shapes[1]}, {shapes[2]} and {shapes[3]}"
         )
-    lowest, highest = (int(terms.ids[:, 0].min()), int(terms.ids.max())) if n else (0, 0)
+    # one look for both: on a GPU each is a wait
+    lowest, highest = torch.stack([terms.ids[:, 0].min(), terms.ids.max()]).tolist() if n else (0, 0)
     if lowest < 0 or highest >= len(head.weight):
         raise ValueError(
             f"teacher id {lowest if lowest < 0 else highest} is outside the student's head of {len(head.weight)} rows: "

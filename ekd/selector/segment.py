@@ -55,8 +55,6 @@ def best_of_empty(keep: Tensor, score: Tensor, sequence: Tensor) -> Tensor:
     """
     runs = segments(sequence)
     empty = torch.zeros_like(runs.size).index_add_(0, runs.member, keep.long()) == 0
-    if not bool(empty.any()):
-        return keep
     return keep | ((rank(score, runs) == 0) & empty[runs.member])
 
 

@@ -134,10 +134,10 @@ def quiet(**changes) -> L.Trainer:
 )
 def test_what_stops_a_step(loss, norm, limit, said):
     if said is None:
-        check_step(quiet(), loss, norm, limit)
+        check_step(quiet(), torch.tensor(loss), torch.tensor(norm), limit)
     else:
         with pytest.raises(ValueError, match=said):
-            check_step(quiet(), loss, norm, limit)
+            check_step(quiet(), torch.tensor(loss), torch.tensor(norm), limit)
 
 
 @pytest.mark.filterwarnings("ignore")
