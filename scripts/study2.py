@@ -4,6 +4,7 @@
     python scripts/study2.py keep multirun/small_world            # -> docs/study2_cells.jsonl.gz
     python scripts/study2.py page                                 # -> docs/study2_tables.md and docs/study2_*.svg
     python scripts/study2.py again                                # two cells anew, beside what was published
+    python scripts/study2.py seconds                              # CPU seconds a step of each method
 
 `page` reads nothing but the kept cells; `--check` exits with 1 if what is there is something else. What each table
 means is said in docs/study2_plan.md.
@@ -15,6 +16,7 @@ import argparse
 import gzip
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib as mpl
@@ -52,6 +55,7 @@ PARTS = {
     "bands": "Bands and shares: the teacher's texts, forward KL",
     "given_forward_tokens": "The teacher's texts, forward KL, equal supervised tokens",
 }
+STEPS = (50, 250)
 AGAIN = Path("multirun/study_again")
 # What is compared, how far another machine may be, and where it is.
 COMPARED: tuple[tuple[str, float, Callable[[dict[str, Any]], float]], ...] = (
@@ -323,9 +327,36 @@ def again() -> None:
         raise SystemExit(f"farther from what was published than another machine explains: {', '.join(far)}")
 
 
+def seconds() -> None:
+    """Of a step: 250 steps less 50, one seed, nothing evaluated. Of the CPU, since others may use the machine, too."""
+    part, found = "given_forward", {}
+    for method in OmegaConf.load(RATES).rates[part]:
+        few, many = (_cpu_seconds(part, method, steps) for steps in STEPS)
+        found[method] = (many - few) / (STEPS[1] - STEPS[0])
+        ratio = found[method] / next(iter(found.values()))
+        print(f"{method:<44} {1000 * found[method]:.1f} ms a step, {ratio:.2f} of the first", flush=True)
+
+
+def _cpu_seconds(part: str, method: str, steps: int) -> float:
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    words = ["hydra.mode=RUN", f"experiment=small_world_{part}", f"method={method}", "seed=0", "benchmark.problems=0"]
+    words += [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
+    before = spent()
+    with TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-m", "ekd.train", *words, f"hydra.run.dir={folder}"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    return spent() - before
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rates", "keep", "page", "again"])
+    parser.add_argument("what", choices=["rates", "keep", "page", "again", "seconds"])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args()
@@ -335,8 +366,8 @@ def main() -> None:
                 file.write_bytes(content)
             elif not file.exists() or file.read_bytes() != content:
                 raise SystemExit(f"{file} is not what `python scripts/study2.py page` makes: run it")
-    elif asked.what == "again":
-        again()
+    elif asked.what in ("again", "seconds"):
+        {"again": again, "seconds": seconds}[asked.what]()
     elif asked.folder is None:
         parser.error(f"{asked.what} needs the folder of a sweep")
     else:
