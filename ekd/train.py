@@ -74,6 +74,7 @@ def go(
     from ekd.distill.memory_plan import peak_memory
     from ekd.distill.run_folder import standing
     from ekd.files import make_folder
+    from ekd.report.pages import run_pages
 
     data, student, benchmark = parts
     now = standing(run, made)
@@ -101,11 +102,12 @@ def go(
         }
         made |= {"start": student.start, "traces": str(data.store.path)}  # of a run that went on: what it began with
         logged = keep(run, {"figures": figures, **made}, trainer, benchmark)
+        pages = run_pages(run, data, student.model, config.viewer, alone=HydraConfig.get().mode == RunMode.RUN)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
     written = None if data.source is None else data.source.written(data)
     rounds = [] if written is None else [f"rounds      {written}"]
-    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *rounds, *logged, sep="\n")
+    print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *rounds, *logged, *pages, sep="\n")
     return 0
 
 
@@ -143,12 +145,11 @@ def save_student(student: Student, data: TraceData, folder: Path) -> None:
 
 
 def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, benchmark: Benchmark) -> list[str]:
-    """What came out: in metrics.json, with the loggers, as a page, and as a table. -> lines on where that is."""
+    """What came out: in metrics.json, with the loggers, and as a table. -> lines on where the loggers have it."""
     from rich import print as show
 
     from ekd.cli.run_log import log_outcome
     from ekd.files import write_json
-    from ekd.report.pages import run_page
     from ekd.report.run import outcome_table
 
     figures = outcome["figures"]
@@ -158,18 +159,18 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, benchmark: Benc
         trainer.loggers, outcome, metrics, benchmark.questions(), run / "answers.jsonl", trainer.global_step
     )
     show(outcome_table(figures))
-    return [f"report      {run_page(run).resolve().as_uri()}", *logged]
+    return logged
 
 
 def mend(run: Path) -> None:
     """Of a finished run whose page or logger failed: the page is made now; what a logger lost is said."""
-    from ekd.report.pages import run_page
+    from ekd.report.pages import page_line
 
     note = run / "failed.txt"
     if note.exists():
         why = (note.read_text().strip().splitlines() or ["it left no word"])[-1]
         print(f"but what followed failed ({why}): its logger may lack the outcome, its page is made now")
-        print(f"report      {run_page(run)}")
+        print(page_line(run))
 
 
 def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None, *, measure: bool) -> float:

@@ -23,13 +23,14 @@ WORDS = {
 # The keys that no constructor is given, alike in every door.
 PLAIN: dict[str, Any] = {
     "seed": int, "ckpt": str | None, "run": str | None, "out": str | None, "store": str | None, "sweep": str | None,
-    "traces": str | None, "save_student": bool, "keep_checkpoints": bool, "plan_gb": float,
+    "traces": str | None, "save_student": bool, "keep_checkpoints": bool, "plan_gb": float, "viewer": int | None,
     "baselines": dict[str, bool], "controls": bool, "ckpt_from": str | None, "split": str, "problems": int | None,
     "text": str | list[str] | None, "window": int, "max_tokens": int,
     "tasks": list[str], "include": str | None, "shots": int | None, "chat": bool, "limit": int | None,
     "batch_size": int, "top": int, "tokenizer": str | None, "trust_remote_code": bool, "format": str,
     "name": str | None, "dtype": str | None, "converter": str | None, "outtype": str,
 }  # fmt: skip
+COUNTS = ("viewer",)  # of these, what nobody checks who is given them
 
 
 def check_kinds(config: DictConfig) -> None:
@@ -37,6 +38,8 @@ def check_kinds(config: DictConfig) -> None:
     for key in config:
         if key in PLAIN:
             _check(str(key), config[key], PLAIN[str(key)])
+        if key in COUNTS and (config[key] or 0) < 0:
+            raise ValueError(f"{key}={config[key]} is a number of things: give 0 or more")
     for path, node in _actors(config, ""):
         hints = _hints(str(node["_target_"]))
         for key in node:

@@ -30,6 +30,7 @@ def _conclude(config: DictConfig) -> int:
 
     from ekd.cli.controls import train_controls
     from ekd.report.outcome import outcome
+    from ekd.report.page import open_line
     from ekd.report.pages import sweep_page
 
     folder = Path(config.hydra.sweep.dir)
@@ -42,7 +43,7 @@ def _conclude(config: DictConfig) -> int:
         failed += worst > 1  # a control that did not begin has left no cell; it has said why
     show(view)
     if view.row_count > failed:
-        print(f"report      {sweep_page(folder)}")
+        print(f"page        {open_line(sweep_page(folder))}")
     return failed
 
 

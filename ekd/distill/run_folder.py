@@ -11,7 +11,14 @@ from filelock import FileLock, Timeout
 from ekd.files import Damaged, acquire, check_seal, read_json
 from ekd.models.checkpoint import is_whole
 
-APART = ("ckpt", "keep_checkpoints", "plan", "plan_gb", "logger")  # of a config: what does not change the result
+APART = (
+    "ckpt",
+    "keep_checkpoints",
+    "viewer",
+    "plan",
+    "plan_gb",
+    "logger",
+)  # of a config: what does not change the result
 
 
 class Standing(NamedTuple):

@@ -21,7 +21,7 @@ STUDENT = "model."  # how a checkpoint calls the student's weights
 
 # What may differ where a run goes on: where it runs, what is watched and what is kept, and how far it goes.
 FREE = {
-    *("ckpt", "ckpt_from", "save_student", "keep_checkpoints", "plan", "plan_gb", "logger", "hydra"),
+    *("ckpt", "ckpt_from", "save_student", "keep_checkpoints", "viewer", "plan", "plan_gb", "logger", "hydra"),
     *("benchmark", "baselines"),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "strategy", "max_steps", "max_time", "profiler")),
     *(f"trainer.{name}" for name in ("val_check_interval", "check_val_every_n_epoch", "log_every_n_steps")),

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ekd.cli.door import build, door
+from ekd.method import CONF
+from ekd.report.page import open_line
+
+if TYPE_CHECKING:
+    from ekd.types import Dataset
 
 OF_TRACES = ("limit", "top", "dataset", "tokenizer", "trust_remote_code")
 
@@ -38,45 +44,66 @@ def report(config: DictConfig) -> int:
         if config.sweep is None:
             raise ValueError("watch=true goes with sweep=PATH: one run's page is made when it has finished")
         for page in watch_sweep(Path(config.sweep), out):
-            print(f"{datetime.now():%H:%M:%S}    {page.resolve().as_uri()}", flush=True)
+            print(f"{datetime.now():%H:%M:%S}    {open_line(page)}", flush=True)
         return 0
     page = run_page(Path(config.run), out) if config.sweep is None else sweep_page(Path(config.sweep), out)
-    print(f"page        {page}")
+    print(f"page        {open_line(page)}")
     return 0
 
 
 def view(config: DictConfig) -> int:
     """The token viewer."""
-    from transformers import PreTrainedTokenizerFast
-
     from ekd.models.load import load_tokenizer
-    from ekd.report.viewer.reading import dataset_of, make, speaker
-    from ekd.report.viewer.spelling import ViewerSpelling
+    from ekd.report.viewer.page import chosen_keys
+    from ekd.report.viewer.reading import dataset_of, make, speaker, student_from
+    from ekd.report.viewer.spelling import viewer_spelling
     from ekd.store.store import Store
     from ekd.store.tokenizer import check_tokenizer
-    from ekd.teacher.wire.vocabulary import Vocabulary
 
     store = Store(config.traces)
     name = speaker(store, config.run, config.tokenizer)
     tokenizer = load_tokenizer(name, trust_remote_code=config.trust_remote_code)
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(f"the tokenizer of {name!r} is not of the fast kind, which alone says what its ids spell")
+    spelling = viewer_spelling(tokenizer, name)
     check_tokenizer(store.origin, tokenizer)
-    asked = config.dataset
+    asked, posed = config.dataset, str(store.origin.get("dataset"))
     if asked is None and config.run is not None:
-        asked = dataset_of(config.run, str(store.origin.get("dataset")))
-    special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        asked = dataset_of(config.run, posed)
+    guess = guessed_dataset(posed) if asked is None else None
     page = make(
         store,
-        ViewerSpelling(Vocabulary(tokenizer).bytes_of, special),
+        spelling,
+        chosen_keys(store, config.limit),
         run=config.run,
-        dataset=None if asked is None else build(asked),
-        limit=config.limit,
+        model=None if config.run is None else student_from(config.run),
+        dataset=guess if asked is None else build(asked),
+        guessed=asked is None,
         top=config.top,
-        out=config.out,
+        out=viewer_folder(config),
     )
-    print(f"page        {page}")
+    print(f"viewer      {open_line(page)}")
     return 0
+
+
+def viewer_folder(config: DictConfig) -> Path:
+    """Raises ValueError where it would be written through a link."""
+    from ekd.outside import check_tree
+
+    check_tree(Path(config.traces), ["report"])
+    return Path(config.traces) / "report" if config.out is None else Path(config.out).expanduser()
+
+
+def guessed_dataset(posed: str) -> Dataset | None:
+    """The group that a store's class of dataset is of, as it stands, where that needs no file and no hub.
+
+    Whether it posed the store's problems is for their questions to say.
+    """
+    for file in sorted(CONF.glob("dataset/*.yaml")):
+        config: Any = OmegaConf.load(file)
+        fetched = any(config.get(name, "") is None for name in ("path", "train", "hub"))
+        if str(config.get("_target_")).rpartition(".")[2] == posed and not fetched:
+            made: Dataset = build(config)
+            return made
+    return None
 
 
 if __name__ == "__main__":

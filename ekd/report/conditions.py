@@ -18,7 +18,7 @@ from ekd.report.cell import Cell
 # A place, a repetition, a budget, or a copy of what another group says.
 IDLE = re.compile(
     r"(seed|ckpt|data\.seed|method|budget|plan|plan_gb|controls)|(callback|logger|hydra)\..*"
-    r"|trainer\.(default_root_dir|logger|callbacks).*|keep_checkpoints|save_student"
+    r"|trainer\.(default_root_dir|logger|callbacks).*|keep_checkpoints|save_student|viewer"
     r"|student\.(start|(signal|selector|loss|gate)(\..*)?)|data\.source(\..*)?"
     r"|data\.(temperature|collector\.(teacher|dataset|prompt|tokenizer|contrast|policy).*)"
     r"|benchmark\.(dataset|prompt)(\..*)?"

@@ -97,6 +97,11 @@ def rendered(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**own, **values)
 
 
+def open_line(page: Path) -> str:
+    """What a person gives to a shell, or to a browser, to see it."""
+    return f"open {page.resolve().as_uri()}"
+
+
 def versions(made: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
     commit = made.get("commit") or "unknown"

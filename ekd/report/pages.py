@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
+from typing import TYPE_CHECKING
 
 from ekd.distill.fence import check_run
 from ekd.outside import check_tree
 from ekd.report.cell import Cell
-from ekd.report.page import folder
+from ekd.report.page import folder, open_line
 from ekd.report.run_view import finished_cell, run_view
 from ekd.report.sweep import Lost, planned, read_cells, read_sweep
 from ekd.report.sweep_view import sweep_view
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ekd.data.cached import TraceData
+
+HELD_OUT = 24  # solutions in the viewer of a run that says nothing of it
 SECONDS = 10.0  # between two looks at a sweep that runs, and after which its open page loads itself anew
 
 
@@ -46,6 +53,29 @@ def watch_sweep(path: Path, out: Path | None = None) -> Iterator[Path]:
         if over:
             return
         sleep(SECONDS)
+
+
+def run_pages(
+    run: Path, data: TraceData, model: PreTrainedModel | None, solutions: int | None, *, alone: bool
+) -> list[str]:
+    """Of a run that has just finished: its page, and its token viewer where that is wanted. -> how to open them.
+
+    solutions: held-out ones in the viewer; None: a few, if the run is `alone` and no cell of a sweep.
+    """
+    from ekd.report.viewer.reading import run_viewer
+
+    wanted = (HELD_OUT if alone else 0) if solutions is None else solutions
+    viewer = []
+    if wanted and model is not None:
+        maker, keys = data.collector, data.traces(data.val_split).keys[:wanted]
+        page = run_viewer(run, data.store, keys, maker.student_tokenizer, model, maker.dataset)
+        viewer.append(f"viewer      {open_line(page)}")
+    return [page_line(run), *viewer]
+
+
+def page_line(run: Path) -> str:
+    """Makes the page of a finished run. -> how to open it."""
+    return f"page        {open_line(run_page(run))}"
 
 
 def run_page(run: Path, out: Path | None = None) -> Path:

@@ -78,7 +78,7 @@ def whole(place) -> dict[str, dict]:
     """The sweep, not disturbed."""
     done = ekd("train", *SWEEP, f"hydra.sweep.dir={place / 'whole'}", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"report      {place / 'whole' / 'report' / 'index.html'}" in done.stdout
+    assert f"page        open {(place / 'whole' / 'report' / 'index.html').as_uri()}" in done.stdout
     assert not list((place / "whole").rglob("*.ckpt")), "a sweep's finished cells would fill a disk"
     return cells(place / "whole")
 
@@ -316,7 +316,7 @@ def test_every_method_of_a_sweep_over_any_groups_ends_beside_a_random_control(pl
     done = ekd("train", "-m", "experiment=ekd", *words, "trainer.max_steps=4", "signal=teacher_entropy,student_entropy",
                "loss=forward_kl,reverse_kl", "seed=0", f"hydra.sweep.dir={sweep}", cwd=place)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"report      {sweep / 'report' / 'index.html'}" in done.stdout
+    assert f"page        open {(sweep / 'report' / 'index.html').as_uri()}" in done.stdout
     section = sections(read_sweep(sweep))[0]
     controls = {one.name: str(section.control(one)) for one in section.methods if one.selects}
     assert controls == {

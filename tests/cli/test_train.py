@@ -58,6 +58,9 @@ def test_a_run_learns_says_what_came_out_and_another_selector_does_not_trace_aga
     done = ekd("train", *TINY, "trainer.max_steps=110", f"hydra.run.dir={run}", cwd=place)  # TRAPS: a crash at step 99
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tracing train: 48/48, " in done.stdout and "training: 110/110 steps, " in done.stdout
+    pages = [(run / "report" / name).as_uri() for name in ("index.html", "traces.html")]
+    assert done.stdout.endswith(f"page        open {pages[0]}\nviewer      open {pages[1]}\n")
+    assert (run / "report" / "traces.html").read_text().count('id="trace') == 8, "its held-out problems"
     assert (
         "\r" not in done.stdout + done.stderr and len((done.stdout + done.stderr).splitlines()) < 60
     )  # a readable log

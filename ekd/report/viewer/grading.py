@@ -26,10 +26,14 @@ class TraceGrader:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset, self.problems = dataset, posed(dataset)
 
-    def __call__(self, trace: Trace, prompt: str, response: str) -> Graded:
+    def poses(self, trace: Trace, prompt: str) -> bool:
         """An id may be another problem's (made with another seed), so the question has to be in the prompt, too."""
         problem = self.problems.get(trace.problem_id)
-        if problem is None or problem.question not in prompt:
+        return problem is not None and problem.question in prompt
+
+    def __call__(self, trace: Trace, prompt: str, response: str) -> Graded:
+        if not self.poses(trace, prompt):
             return Graded("unknown")
+        problem = self.problems[trace.problem_id]
         verdict = self.dataset.grade(problem, response)
         return Graded(verdict.status, verdict.extracted, problem.answer)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ekd.models.token_kinds import KINDS
+from ekd.report.viewer.shades import darkest, means, token_shades
 from ekd.report.viewer.spelling import ViewerSpelling, question
 from ekd.report.viewer.student_view import StudentView
 from ekd.store import certainty
@@ -21,7 +23,19 @@ from ekd.store.inspection import alignment
 from ekd.store.store import Store
 from ekd.types import Trace
 
-TEMPLATE = Path(__file__).with_name("viewer.html")
+HERE = Path(__file__).parent
+SCRIPTS = (
+    "data",
+    "choose",
+    "words",
+    "reader",
+    "card",
+    "keys",
+    "list",
+    "overview",
+    "link",
+    "begin",
+)  # one after another
 STEPS = 2048  # a nat: in the page an alternative's logprob is at most 1/4096 nat off, below what a store keeps
 LEAST = 65535  # the code of a probability below e^-32, which is shown as 0
 
@@ -41,6 +55,7 @@ class Subject(NamedTuple):
     name: str  # of the store
     graded: str  # "": by `grade`; else a sentence that says why correctness is unknown
     student: str  # whose view is shown; "" for nobody's
+    rest: str = ""  # where some of the store's traces are left out: how to see them
 
 
 def chosen_keys(store: Store, limit: int) -> list[str]:
@@ -83,15 +98,16 @@ def write_page(
         pack_trace(trace, store.layout.vocab, top, place, view) for trace, view in zip(traces, student, strict=True)
     ]
     instruction = str(setting(store.origin, "prompt", "instruction"))
-    lines = [line(trace, spelling, instruction, grade) for trace in traces]
-    if grade is not None and all(found["status"] == "unknown" for found in lines):
-        raise ValueError(
-            f"none of the problems of {store.path} is the dataset's: give the one that posed them, with the path or "
-            f"seed that it had then (the store names {store.origin.get('dataset', 'none')}), or leave dataset= out"
-        )
+    shades = [token_shades(trace, view) for trace, view in zip(traces, student, strict=True)]
+    lines = [
+        line(trace, spelling, instruction, grade) | {"means": means(found)}
+        for trace, found in zip(traces, shades, strict=True)
+    ]
+    spelt = ((i, *spelling.token(i), KINDS.index(spelling.kind(i))) for i in place)
     head = {
-        "about": about(store, traces, subject, top) | {"shades": shades(traces, views)},
-        "tokens": [list(column) for column in zip(*((i, *spelling.token(i)) for i in place), strict=True)],
+        "about": about(store, subject, top) | {"shades": darkest(shades)},
+        "kinds": KINDS,
+        "tokens": [list(column) for column in zip(*spelt, strict=True)],
         "traces": lines,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -105,9 +121,11 @@ def assemble_page(head: dict[str, Any], blobs: Sequence[bytes]) -> Iterator[str]
 
     Nothing but the template's own script can run in it and nothing can be fetched: its Content-Security-Policy.
     """
-    before, script, after = re.split("<script>|</script>", TEMPLATE.read_text(encoding="utf-8"))
+    style, markup = ((HERE / f"viewer.{kind}").read_text(encoding="utf-8") for kind in ("css", "html"))
+    script = "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    yield before.replace("SCRIPT_DIGEST", f"'sha256-{digest}'")
+    before, after = markup.split("<script>SCRIPT</script>")
+    yield before.replace("SCRIPT_DIGEST", f"'sha256-{digest}'").replace("STYLE", f"\n{style}", 1)
     yield block("head", json.dumps(head, separators=(",", ":")).encode())
     for at, blob in enumerate(blobs):
         yield block(f"trace{at}", blob)
@@ -165,8 +183,7 @@ def logprob_codes(logprobs: np.ndarray) -> np.ndarray:
     return steps
 
 
-def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> dict[str, Any]:
-    known = np.concatenate([np.zeros(0, np.float32), *(trace.entropy[trace.valid] for trace in traces)])
+def about(store: Store, subject: Subject, top: int) -> dict[str, Any]:
     return {
         **subject._asdict(),
         "total": len(store),
@@ -177,30 +194,7 @@ def about(store: Store, traces: Sequence[Trace], subject: Subject, top: int) -> 
         "draws": store.layout.draws,
         "top": top,
         "vocab": store.layout.vocab,
-        "darkest": darkest(known),
     }
-
-
-def shades(traces: Sequence[Trace], views: Sequence[StudentView] | None) -> list[tuple[str, str, float]]:
-    """What tokens may be shaded by: its name in the page, in words, and the darkest shade's nats."""
-    log_p = [t.logprobs[np.cumsum(t.counts) - t.counts] for t in traces]
-    pairs = list(zip(traces, log_p, strict=True))
-    gaps = [np.abs(p - t.contrast)[t.valid] for t, p in pairs if t.contrast is not None]
-    own = [np.abs(t.log_q - p)[t.valid] for t, p in pairs if t.log_q is not None]
-    found = [
-        ("entropy", "teacher entropy", [t.entropy[t.valid] for t in traces]),
-        ("sEntropy", "student entropy", [view.entropy for view in views or ()]),
-        ("kl", "KL(teacher, student)", [view.kl for view in views or ()]),
-        ("gap", "what the second prompt changes", gaps),
-        ("own", "writer against teacher", own),
-    ]
-    return [(name, words, darkest(np.concatenate(some))) for name, words, some in found if some]
-
-
-def darkest(nats: np.ndarray) -> float:
-    """The darkest shade is for the highest hundredth; in whole halves of a nat, so that the legend is readable."""
-    known = nats[np.isfinite(nats)]
-    return float(np.ceil(2 * np.percentile(known, 99)) / 2) or 0.5 if len(known) else 0.5
 
 
 def setting(origin: dict[str, Any], group: str, name: str) -> Any:
@@ -212,9 +206,10 @@ def setting(origin: dict[str, Any], group: str, name: str) -> Any:
 def line(trace: Trace, spelling: ViewerSpelling, instruction: str, grade: Grader | None) -> dict[str, Any]:
     """What the list, the search and the filters need to know of a trace."""
     stretches, response = spelling.stretches(trace.prompt_ids.tolist()), spelling.text(trace.response_ids.tolist())
-    known, prompt = trace.entropy[trace.valid], "".join(stretches)
-    stored = Graded(trace.verdict or "unknown")  # what was said when it was traced
-    graded = stored if grade is None else grade(trace, prompt, response)
+    prompt = "".join(stretches)
+    graded = Graded("unknown") if grade is None else grade(trace, prompt, response)
+    if graded.status == "unknown":
+        graded = Graded(trace.verdict or "unknown")  # what was said when it was traced
     read = trace.teacher_prompt_ids
     return {
         "id": trace.problem_id,
@@ -223,7 +218,6 @@ def line(trace: Trace, spelling: ViewerSpelling, instruction: str, grade: Grader
         "finish": trace.finish,
         "exact": trace.exact,
         "rows": len(trace.response_ids),
-        "mean": float(known.mean(dtype=np.float64)) if len(known) else None,
         "question": question(stretches, instruction),
         "prompt": prompt,
         "read": "" if read is None else "".join(spelling.stretches(read.tolist())),

@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from ekd.distill.fence import check_run, checked_part, config_of
 from ekd.models.load import load_model, pick_device
 from ekd.outside import check_tree
 from ekd.report.viewer.grading import TraceGrader
-from ekd.report.viewer.page import Subject, chosen_keys, setting, write_page
-from ekd.report.viewer.spelling import ViewerSpelling
+from ekd.report.viewer.page import Subject, setting, write_page
+from ekd.report.viewer.spelling import ViewerSpelling, viewer_spelling
 from ekd.report.viewer.student_view import StudentView, views
 from ekd.store.store import Store
 from ekd.types import Dataset, Trace
 
 MAX_TOKENS = 4096  # of a batch that the student reads, padding included
+TOP = 8  # alternatives of a token, where nobody asks for another number
 UNGRADED = "Correctness is unknown: a store keeps no answers. Name the dataset that posed the problems: dataset="
 
 
@@ -50,41 +53,86 @@ def dataset_of(run: str, posed: str) -> dict[str, Any] | None:
     return config if str(config.get("_target_")).rpartition(".")[2] == posed else None
 
 
-def student_views(run: str, store: Store, traces: list[Trace]) -> list[StudentView]:
-    """The run's student at every token."""
-    device = pick_device("auto")
-    model = load_model(str(student_of(run)), device=device).eval()
-    return views(model, traces, store.layout.vocab, store.layout.draws, MAX_TOKENS)
+def student_views(model: PreTrainedModel, store: Store, traces: list[Trace]) -> list[StudentView]:
+    """What the student thinks at every token."""
+    return views(model.eval(), traces, store.layout.vocab, store.layout.draws, MAX_TOKENS)
+
+
+def student_from(run: str) -> PreTrainedModel:
+    return load_model(str(student_of(run)), device=pick_device("auto"))
+
+
+def grader(
+    store: Store, traces: list[Trace], spelling: ViewerSpelling, dataset: Dataset | None, *, guessed: bool
+) -> TraceGrader | None:
+    """None where no dataset is known, or the guessed one posed none of these problems.
+
+    Raises ValueError where that is so of a dataset that the user named.
+    """
+    if dataset is None:
+        return None
+    found = TraceGrader(dataset)
+    if any(found.poses(one, "".join(spelling.stretches(one.prompt_ids.tolist()))) for one in traces):
+        return found
+    if guessed:
+        return None
+    raise ValueError(
+        f"none of the problems of {store.path} is the dataset's: give the one that posed them, with the path or "
+        f"seed that it had then (the store names {store.origin.get('dataset', 'none')}), or leave dataset= out"
+    )
+
+
+def run_viewer(
+    run: Path,
+    store: Store,
+    keys: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    dataset: Dataset,
+) -> Path:
+    """RUN/report/traces.html: some solutions as the run's student, which is still in memory, sees them."""
+    check_tree(run, ["report"])
+    spelling, out = viewer_spelling(tokenizer, str(run)), run / "report"
+    return make(store, spelling, keys, run=str(run), model=model, dataset=dataset, guessed=True, top=TOP, out=out)
 
 
 def make(
     store: Store,
     spelling: ViewerSpelling,
+    keys: list[str],
     *,
     run: str | None,
+    model: PreTrainedModel | None,
     dataset: Dataset | None,
-    limit: int,
+    guessed: bool = False,
     top: int,
-    out: str | None,
+    out: Path,
 ) -> Path:
-    """Reads, grades, lets the student read, and writes the page. -> its file"""
-    check_tree(store.path, ["report"])
-    traces = [store[key] for key in chosen_keys(store, limit)]
+    """Reads, grades, lets the student read, and writes the page. -> its file
+
+    model: the student of `run`. guessed: nobody said that `dataset` posed the problems; if it did not, none grades.
+    """
+    traces = [store[key] for key in keys]
+    grade = grader(store, traces, spelling, dataset, guessed=guessed)
     name = str(store.origin.get("dataset", "")).lower()
+    more = f"python -m ekd.report traces={store.path}{'' if run is None else f' run={run}'} limit={len(store)}"
     subject = Subject(
         name=store.path.resolve().name,
         graded=""
-        if dataset is not None or any(trace.verdict for trace in traces)
+        if grade is not None or any(trace.verdict for trace in traces)
         else f"{UNGRADED}{name or 'NAME'}, with the dataset.path= it had.",
         student="" if run is None else str(Path(run)),
+        rest=""
+        if len(keys) >= len(store)
+        else f"{len(keys):,} of the store’s {len(store):,} traces; {more} shows all.",
     )
     return write_page(
-        store.path / "report" if out is None else Path(out).expanduser(),
+        out,
         store,
         traces,
         spelling,
         subject,
         top=top,
-        grade=None if dataset is None else TraceGrader(dataset),
-        views=None if run is None else student_views(run, store, traces),
+        grade=grade,
+        views=None if model is None else student_views(model, store, traces),
     )

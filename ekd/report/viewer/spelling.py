@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-TEXT, BYTES, SPECIAL, UNKNOWN = range(4)  # kinds of a token, see `Spelling.token`
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ekd.models.token_kinds import kind_of
+from ekd.teacher.wire.vocabulary import Vocabulary
+
+TEXT, BYTES, SPECIAL, UNKNOWN = range(4)  # forms of a token, see `ViewerSpelling.token`
 
 
 class ViewerSpelling(NamedTuple):
@@ -13,7 +18,7 @@ class ViewerSpelling(NamedTuple):
     names: Mapping[int, str]  # the others: an end token, a role mark
 
     def token(self, i: int) -> tuple[int, str]:
-        """Kind and name: text; the hex digits of half a character; a special token's name; "" for an id without one."""
+        """Form and name: text; the hex digits of half a character; a special token's name; "" for an id without one."""
         spelt = self.bytes_of.get(i)
         if spelt is None:
             return (SPECIAL, self.names[i]) if i in self.names else (UNKNOWN, "")
@@ -21,6 +26,10 @@ class ViewerSpelling(NamedTuple):
             return TEXT, spelt.decode()
         except UnicodeDecodeError:
             return BYTES, spelt.hex()
+
+    def kind(self, i: int) -> str:
+        """As `ekd.models.token_kinds` says it: digits, words ...; half a character is other, a mark what it spells."""
+        return kind_of(self.names.get(i, "") if i not in self.bytes_of else self.text([i]))
 
     def text(self, ids: Iterable[int]) -> str:
         """What a person reads: special tokens left out."""
@@ -36,6 +45,14 @@ class ViewerSpelling(NamedTuple):
                 begin = at + 1
         out[-1] = self.text(ids[begin:])
         return out
+
+
+def viewer_spelling(tokenizer: PreTrainedTokenizerBase, name: str) -> ViewerSpelling:
+    """Raises ValueError for a tokenizer that does not say what its ids spell."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"the tokenizer of {name!r} is not of the fast kind, which alone says what its ids spell")
+    special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return ViewerSpelling(Vocabulary(tokenizer).bytes_of, special)
 
 
 def question(stretches: Sequence[str], instruction: str) -> str:
