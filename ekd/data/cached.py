@@ -77,10 +77,12 @@ class TraceData(L.LightningDataModule):
         store = self.collector.open()
         alone = not self.collector.share and not self._complete(store)
         with self._lock(store) if alone else nullcontext():  # of the cells of a sweep one loads a teacher
-            for split, problems in self.cached.items():
-                if split not in self.collected:
-                    self.collected[split] = self.collector.collect(split, problems)
-                    self._say(split, self.collected[split].grades)
+            asks = not self._complete(store)  # by now another may have made what was missing
+            with self.collector.warm() if asks else nullcontext(self.collector) as collector:
+                for split, problems in self.cached.items():
+                    if split not in self.collected:
+                        self.collected[split] = collector.collect(split, problems)
+                        self._say(split, self.collected[split].grades)
         if self.samples is not None and "train" in self.cached:
             self._keys(self.collector.open(), "train")  # scores what samples are chosen by, on this rank alone
 
@@ -101,7 +103,7 @@ class TraceData(L.LightningDataModule):
 
     def _complete(self, store: Store) -> bool:
         keys = store.keys()
-        return all(r.key in keys for split, count in self.cached.items() for r in self.collector.requests(split, count))
+        return all(keys.issuperset(self.collector.keys(split, count)) for split, count in self.cached.items())
 
     def _lock(self, store: Store) -> FileLock:
         try:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +35,7 @@ from ekd.store.unsaved import PATIENCE, Unsaved, recover
 from ekd.types import Dataset, Failure, Policy, Problem, Request, Teacher
 
 log = logging.getLogger(__name__)
+Wanted: TypeAlias = "tuple[str, int | None, bool]"  # a split, how many of its problems, and as `requests` says: texts
 
 
 class Collected(NamedTuple):
@@ -67,6 +70,8 @@ class Collector:
     policy: Policy | None = None
     share: bool = False
     patience: float = PATIENCE
+    asked: dict[Wanted, list[Request]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    known: dict[Wanted, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.patience < 3 * BEAT:
@@ -117,9 +122,17 @@ class Collector:
         present = store.keys()
         missing = {r.key: r for r in requests if r.key not in present}
         traced = self._traced_by_all(store, missing, requests, split) if missing else Traced([], Grades())
-        present = store.keys()
-        keys = [r.key for r in requests if r.key in present]
+        keys = self.present(split, count)
+        self.asked.pop((split, count, True), None)  # of 100,000 prompts only the keys are wanted from now on
         return Collected(keys, traced.grades.texts, traced.failures, traced.grades)
+
+    @contextmanager
+    def warm(self) -> Iterator[Collector]:
+        """The same collector, whose teacher stays loaded from collection to collection until the end of the block."""
+        with opened(self.family.teacher) as teacher:
+            other = copy(self)
+            vars(other)["family"] = self.family._replace(teacher=teacher)
+            yield other
 
     def _traced_by_all(self, store: Store, missing: dict[str, Request], company: list[Request], split: str) -> Traced:
         groups = [[request] for request in missing.values()]
@@ -134,11 +147,26 @@ class Collector:
 
     def present(self, split: str, count: int | None) -> list[str]:
         """Keys of the traces that are there already, in the order of the problems. Asks no teacher."""
-        keys = self.open().keys()
-        return [r.key for r in self.requests(split, count) if r.key in keys]
+        present = self.open().keys()
+        return [key for key in self.keys(split, count) if key in present]
+
+    def keys(self, split: str, count: int | None) -> list[str]:
+        """Of all requests, in the order of the problems."""
+        asked = (split, count, True)
+        if asked not in self.known:
+            self.known[asked] = [request.key for request in self.requests(split, count)]
+        return self.known[asked]
 
     def requests(self, split: str, count: int | None, *, texts: bool = True) -> list[Request]:
-        """texts: whether a teacher that only reads is given the dataset's solutions; False: others will write them."""
+        """Made once, as they take a while. texts: whether a teacher that only reads is given the dataset's solutions;
+        False: others will write them.
+        """
+        asked = (split, count, texts)
+        if asked not in self.asked:
+            self.asked[asked] = self._requests(*asked)
+        return self.asked[asked]
+
+    def _requests(self, split: str, count: int | None, texts: bool) -> list[Request]:
         problems, given = self.check_count(split, count), texts and self.teacher.mode == "score" and self.policy is None
         prompts = [p for p in (self.teacher_prompt, self.contrast) if p is not None]
         shots = max([self.prompt.shots, *(p.shots_of(self.prompt) for p in prompts)])
@@ -154,7 +182,7 @@ class Collector:
             seed=self.seed,
             text_tokens=self.text_tokens,
         )
-        return [r for problem in problems for r in maker.of(problem, examples, given)]
+        return maker.of(problems, examples, given=given)
 
     def check_count(self, split: str, count: int | None) -> list[Problem]:
         """The first `count` problems of a split. Raises ValueError where it has none, or fewer."""

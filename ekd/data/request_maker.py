@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from ekd.models.prompt import Prompt
 from ekd.models.teacher_prompt import SAME, TeacherPrompt
 from ekd.models.turn import first_token
 from ekd.types import Problem, Request
+
+TOGETHER = 1024  # problems that are put into tokens at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,45 +35,66 @@ class RequestMaker:
     seed: int
     text_tokens: int
 
-    def of(self, problem: Problem, examples: Sequence[Problem], given: bool) -> list[Request]:
-        """given: whether the teacher is given the problem's own solution."""
-        prompt_ids = self.prompt.ids(self.tokenizer, problem, examples)
-        if not problem.question:
-            return self._text_requests(problem, prompt_ids)
-        reads = self._reads(problem, examples, prompt_ids)
-        if not given:
-            return [self._request(problem, prompt_ids, None, sample, **reads) for sample in range(self.samples)]
-        if not problem.solution:
-            raise ValueError(
-                f"teacher.mode=score reads given solutions and problem {problem.id} has none; set teacher.mode=generate"
-            )
-        response = self.prompt.answer_ids(self.tokenizer, problem.solution, prompt_ids)
-        return [self._request(problem, prompt_ids, response, 0, **reads)]
+    def of(self, problems: Sequence[Problem], examples: Sequence[Problem], *, given: bool) -> list[Request]:
+        """In the order of the problems. given: whether the teacher is given the problems' own solutions."""
+        some = [problems[at : at + TOGETHER] for at in range(0, len(problems), TOGETHER)]
+        return [request for together in some for request in self._together(together, examples, given)]
 
-    def _reads(self, problem: Problem, examples: Sequence[Problem], prompt_ids: list[int]) -> dict[str, Any]:
+    def _together(self, problems: Sequence[Problem], examples: Sequence[Problem], given: bool) -> Iterator[Request]:
+        asked = [problem for problem in problems if problem.question]
+        prompts = self.prompt.ids_of_all(self.tokenizer, asked, examples)
+        reads = self._reads(asked, examples, prompts)
+        responses = self._responses(asked, prompts) if given else [None] * len(asked)
+        made = iter(zip(prompts, responses, reads, strict=True))
+        for problem in problems:
+            if not problem.question:
+                yield from self._text_requests(problem)
+                continue
+            prompt_ids, response, further = next(made)
+            for sample in range(1 if given else self.samples):
+                yield self._request(problem, prompt_ids, response, sample, **further)
+
+    def _responses(self, problems: Sequence[Problem], prompts: Sequence[list[int]]) -> list[list[int]]:
+        for problem in problems:
+            if not problem.solution:
+                raise ValueError(
+                    f"teacher.mode=score reads given solutions and problem {problem.id} has none; set "
+                    "teacher.mode=generate"
+                )
+        return self.prompt.answers_ids(self.tokenizer, [problem.solution for problem in problems], prompts)
+
+    def _reads(
+        self, problems: Sequence[Problem], examples: Sequence[Problem], prompts: Sequence[list[int]]
+    ) -> list[dict[str, Any]]:
         """What the teacher reads where that is not what the student reads, and what it reads again."""
         reader, own = self.family.tokenizer or self.tokenizer, self.own
-        again = None if self.contrast is None else self.contrast.ids(reader, self.prompt, problem, examples)
+        again: list[Any] = [None] * len(problems)
+        if self.contrast is not None:
+            again = self.contrast.ids_of_all(reader, self.prompt, problems, examples)
         if self.family.speaks_text:
             if self.prompt.thinking:
                 raise ValueError(
                     "prompt.thinking=true: a server that renders messages itself takes thoughts out of its answer; "
                     "give teacher.own_tokenizer=MODEL (its hub name or folder), or prompt.thinking=false"
                 )
-            return {"messages": (own or SAME).messages(self.prompt, problem, examples), "contrast_prompt_ids": again}
+            said = [(own or SAME).messages(self.prompt, problem, examples) for problem in problems]
+            return [{"messages": one, "contrast_prompt_ids": ids} for one, ids in zip(said, again, strict=True)]
         if own is None and self.family.bridge is None:
-            return {"contrast_prompt_ids": again}
-        read = (own or SAME).ids(reader, self.prompt, problem, examples)
-        same = self.family.bridge is None and read == prompt_ids
-        return {"teacher_prompt_ids": None if same else read, "contrast_prompt_ids": again}
+            return [{"contrast_prompt_ids": ids} for ids in again]
+        read = (own or SAME).ids_of_all(reader, self.prompt, problems, examples)
+        same = [self.family.bridge is None and theirs == ours for theirs, ours in zip(read, prompts, strict=True)]
+        return [
+            {"teacher_prompt_ids": None if alike else theirs, "contrast_prompt_ids": ids}
+            for theirs, alike, ids in zip(read, same, again, strict=True)
+        ]
 
-    def _text_requests(self, document: Problem, prompt_ids: list[int]) -> list[Request]:
+    def _text_requests(self, document: Problem) -> list[Request]:
         """A document in pieces of text_tokens, the last of which alone ends as the text does."""
         if not self.reads:
             raise ValueError(
                 f"{document.id} is plain text, which a teacher reads and does not answer: set teacher.mode=score"
             )
-        tokenizer = self.tokenizer
+        tokenizer, prompt_ids = self.tokenizer, [first_token(self.tokenizer)]
         ids, end = tokenizer.encode(document.solution, add_special_tokens=False), tokenizer.eos_token_id
         ids = ids if end is None or not self.family.same_end else [*ids, end]
         read = None if self.family.tokenizer is None else [first_token(self.family.tokenizer)]

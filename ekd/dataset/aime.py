@@ -9,6 +9,7 @@ from ekd.dataset.grading import grade
 from ekd.dataset.hub import load_rows
 from ekd.dataset.jsonl import read_file
 from ekd.dataset.lines import text
+from ekd.dataset.reading import remembered
 from ekd.dataset.splits import check_split
 from ekd.types import Problem, Verdict
 
@@ -29,9 +30,13 @@ class Aime:
         if not self.years or not set(self.years) <= set(YEARS) or len(set(self.years)) < len(self.years):
             raise ValueError(f"years is {self.years}; it must be a list of 2024, 2025 or both")
 
+    @remembered
     def problems(self, split: str) -> list[Problem]:
         check_split("aime", split, ["test"])
         return [problem for year in self.years for problem in self._read(year)]
+
+    def files(self) -> list[Path]:
+        return [] if self.path is None else [Path(self.path).expanduser() / f"aime{y % 100}.jsonl" for y in self.years]
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         return grade(problem.answer, response)

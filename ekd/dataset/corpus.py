@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ekd.dataset.lines import Record, checked_unicode, distinct_names, read_problems, text
+from ekd.dataset.reading import remembered
 from ekd.dataset.splits import SPLITS, asked_once, carve, check_split, check_split_percent, without
 from ekd.types import Problem, Verdict
 
@@ -48,6 +49,7 @@ class Corpus:
                 "dataset.hub to the name of a hub dataset"
             )
 
+    @remembered
     def problems(self, split: str) -> list[Problem]:
         check_split("corpus", split, self._has())
         problems = self._read("train" if self._carves() and split == "val" else split)
@@ -56,6 +58,9 @@ class Corpus:
         for held_out in SPLITS[SPLITS.index(split) + 1 :]:
             problems = without(problems, self._read(held_out), f"corpus {split}")
         return problems
+
+    def files(self) -> list[Path]:
+        return [path for split in SPLITS for path in self._paths(split)]
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         return Verdict("unparseable", "")
@@ -71,6 +76,7 @@ class Corpus:
         paths = {"train": self.train, "val": self.val, "test": self.test}[split] or []
         return [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
 
+    @remembered
     def _read(self, split: str) -> list[Problem]:
         if split == "train" and self.hub:
             return asked_once(self._streamed(self.hub), f"corpus {self.hub}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ekd.dataset.grading import extract, grade
 from ekd.dataset.lines import Record, text
+from ekd.dataset.reading import remembered
 from ekd.dataset.splits import SPLITS, asked_once, carve, check_split, check_split_percent, without
 from ekd.types import Problem, Verdict
 
@@ -38,6 +39,7 @@ class Hub:
         if not any((self.train, self.val, self.test)):
             raise ValueError(f"no split of {self.name} was named: set dataset.train, dataset.val or dataset.test")
 
+    @remembered
     def problems(self, split: str) -> list[Problem]:
         check_split(self.name, split, self._has())
         problems = self._read(split)
@@ -45,6 +47,9 @@ class Hub:
             if held_out in self._has() and not (split == "train" and held_out == "val" and self._carves()):
                 problems = without(problems, self._read(held_out), f"{self.name} {split}")
         return problems
+
+    def files(self) -> list[Path]:
+        return [file for file in Path(self.name).expanduser().rglob("*") if file.is_file()]
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         return grade(problem.answer, response)
@@ -61,6 +66,7 @@ class Hub:
             return carve(self._rows(self.train or ""), split, self.val_percent)
         return self._rows({"train": self.train, "val": self.val, "test": self.test}[split] or "")
 
+    @remembered
     def _rows(self, theirs: str) -> list[Problem]:
         rows = load_rows(self.name, self.config, theirs, self.revision)
         read = [self._problem(f"{theirs}-{number}", row) for number, row in enumerate(rows, start=1)]

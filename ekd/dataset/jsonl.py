@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ekd.dataset.grading import grade
 from ekd.dataset.lines import Record, distinct_names, read_problems, text
+from ekd.dataset.reading import remembered
 from ekd.dataset.splits import SPLITS, asked_once, carve, check_split, check_split_percent, question_key
 from ekd.types import Problem, Verdict
 
@@ -39,6 +40,7 @@ class Jsonl:
                 "dataset jsonl was given no file: set dataset.train, dataset.val or dataset.test to a path or a list"
             )
 
+    @remembered
     def problems(self, split: str) -> list[Problem]:
         """Reads all splits, since only so can a problem that is in two of them be found."""
         check_split("jsonl", split, self._has())
@@ -47,6 +49,9 @@ class Jsonl:
         if self._carves() and split in ("train", "val"):
             return carve(read["train"], split, self.val_percent)
         return read[split]
+
+    def files(self) -> list[Path]:
+        return [path for split in SPLITS for path in self._paths(split)]
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         return grade(problem.answer, response)
@@ -61,6 +66,7 @@ class Jsonl:
         paths = {"train": self.train, "val": self.val, "test": self.test}[split] or []
         return [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
 
+    @remembered
     def _read(self, split: str) -> list[Problem]:
         names = distinct_names([path for name in SPLITS for path in self._paths(name)])
         columns = (self.question, self.answer, self.solution, self.id)

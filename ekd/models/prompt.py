@@ -14,6 +14,16 @@ from ekd.types import Problem
 LAST = 16  # ids of a prompt: enough to see whether it ends in an open thought
 
 
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without what a tokenizer would put around it."""
+    if not texts:
+        return []
+    asked: list[list[int]] = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+    )["input_ids"]
+    return asked
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """system: the system message, "" for none. instruction: appended to every question, "" for none.
@@ -36,24 +46,40 @@ class Prompt:
 
         Plain text (a problem without a question) follows the token that begins a text, and no template.
         """
-        if not problem.question:
-            return [first_token(tokenizer)]
-        return self.ids_of(tokenizer, self.messages(problem, examples))
+        return self.ids_of_all(tokenizer, [problem], examples)[0]
+
+    def ids_of_all(
+        self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], examples: Sequence[Problem]
+    ) -> list[list[int]]:
+        """`ids` of each problem. Together, because a tokenizer then works on all cores."""
+        asked = [self.messages(problem, examples) for problem in problems if problem.question]
+        found = iter(self.ids_of_chats(tokenizer, asked) if asked else [])  # plain text needs no template
+        return [next(found) if problem.question else [first_token(tokenizer)] for problem in problems]
 
     def ids_of(self, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
         """The same of a conversation. Raises ValueError for a tokenizer without a template, or one that refuses."""
+        return self.ids_of_chats(tokenizer, [messages])[0]
+
+    def ids_of_chats(self, tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[Message]]) -> list[list[int]]:
+        """`ids_of` each."""
         if tokenizer.chat_template is None:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: it is a base model; "
                 "take the -Instruct version, or give the tokenizer a chat_template"
             )
-        text = self._rendered(tokenizer, messages)
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        return token_ids(tokenizer, [self._rendered(tokenizer, messages) for messages in chats])
 
     def answer_ids(self, tokenizer: PreTrainedTokenizerBase, solution: str, prompt_ids: Sequence[int]) -> list[int]:
         """Token ids of a solution as the answer that prompt_ids leave off at, with the token that ends it."""
-        text = answer_text(solution, str(tokenizer.decode(list(prompt_ids[-LAST:]))))
-        return [*tokenizer.encode(text, add_special_tokens=False), end_of_turn(tokenizer)]
+        return self.answers_ids(tokenizer, [solution], [prompt_ids])[0]
+
+    def answers_ids(
+        self, tokenizer: PreTrainedTokenizerBase, solutions: Sequence[str], prompts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """`answer_ids` of each solution."""
+        before = [str(tokenizer.decode(list(ids[-LAST:]))) for ids in prompts]
+        texts, end = list(map(answer_text, solutions, before)), end_of_turn(tokenizer)
+        return [[*ids, end] for ids in token_ids(tokenizer, texts)]
 
     def _rendered(self, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
         """Up to where the answer begins. Raises ValueError for a template that refuses the messages."""

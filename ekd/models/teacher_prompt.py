@@ -62,7 +62,17 @@ class TeacherPrompt:
         self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, problem: Problem, examples: Sequence[Problem]
     ) -> list[int]:
         """Token ids up to the place where the answer begins. Raises ValueError for what the problem does not have."""
-        return self._own(prompt).ids(tokenizer, self._asked(problem), examples)
+        return self.ids_of_all(tokenizer, prompt, [problem], examples)[0]
+
+    def ids_of_all(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        problems: Sequence[Problem],
+        examples: Sequence[Problem],
+    ) -> list[list[int]]:
+        """`ids` of each problem."""
+        return self._own(prompt).ids_of_all(tokenizer, [self._asked(problem) for problem in problems], examples)
 
     def messages(self, prompt: Prompt, problem: Problem, examples: Sequence[Problem]) -> list[Message]:
         """The same before any chat template."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from ekd.models.spec import ModelSpec
 from ekd.teacher.rows import Gathers, Own, Top, Translated, counted, top
 from ekd.translate.bridge import Bridge, check_align
 from ekd.types import Failure, Request, Trace
+
+WINDOW = 64  # batches: requests that are looked at together, to put such of like length into one batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,21 +132,33 @@ class HF:
             return
         warm = copy(self)
         object.__setattr__(warm, "loaded", self.spec.load_writer())
-        yield warm
-        object.__setattr__(warm, "loaded", None)
+        try:
+            yield warm
+        finally:
+            object.__setattr__(warm, "loaded", None)
 
     def trace(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
-        """Longest first, so that a batch has little padding and a batch too large for the memory fails at once.
+        """A window of WINDOW batches at a time, so that a stream may be without end. Within it the longest come first:
+        a batch then has little padding, and one too large for the memory fails early.
 
         Text that a request brings is scored, whatever the mode.
         """
+        coming, size = iter(requests), WINDOW * self.batch_size
+        window = list(islice(coming, size))
+        if not window:
+            return
+        with self.open() as warm:
+            while window:
+                yield from warm._window(window)
+                window = list(islice(coming, size))
+
+    def _window(self, requests: Iterable[Request]) -> Iterator[Trace | Failure]:
+        assert self.loaded is not None
+        model, end = self.loaded
         if self.bridge is not None:
             requests, failed = self.bridge.asked(requests)
             yield from failed
         ordered = sorted(requests, key=lambda r: -len(r.prompt_ids) - len(r.response_ids or ()))
-        if not ordered:
-            return
-        model, end = self.loaded or self.spec.load_writer()
         given, others = [r for r in ordered if r.response_ids], [r for r in ordered if not r.response_ids]
         check_scored(model, [[*r.prompt_ids, *(r.response_ids or ())] for r in given])
         for some, make in ((given, self._score), (others, self._generate)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,9 @@ from conftest import collector, hf, traces
 from ekd.data.batch_sampler import Batches, pack
 from ekd.data.cached import TraceData, norm_column
 from ekd.data.collate import Collate, wide
+from ekd.data.collect import Collector
+from ekd.dataset.jsonl import Jsonl
+from ekd.models.spec import ModelSpec
 
 
 def data(**changes) -> TraceData:
@@ -157,3 +163,34 @@ def test_too_many_problems_and_missing_solutions_are_said_before_any_work():
         collector().requests("train", 99)
     with pytest.raises(ValueError, match=r"samples=2 needs teacher\.mode=generate"):
         collector(teacher=hf(mode="score"), samples=2)
+
+
+def test_the_teacher_is_loaded_once_for_all_splits_and_not_where_nothing_is_missing(monkeypatch):
+    loads, load = [], ModelSpec.load_writer
+    monkeypatch.setattr(ModelSpec, "load_writer", lambda spec: loads.append(spec.model) or load(spec))
+    served = data()
+    served.prepare_data()
+    assert loads == ["tiny:1"] and served.collected.keys() == {"train", "val"}
+    assert served.collector.teacher.loaded is None  # while the student learns its memory is free
+    data().prepare_data()
+    assert loads == ["tiny:1"]
+
+
+def test_files_are_opened_once_and_requests_made_once_a_run(tmp_path, monkeypatch):
+    files = [tmp_path / f"{split}.jsonl" for split in ("train", "test")]
+    for file in files:
+        lines = [{"question": f"{file.stem} {n}?", "answer": str(n)} for n in range(12)]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    opened, asked, read, make = [], [], Path.read_bytes, Collector._requests
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read(path))
+    monkeypatch.setattr(Collector, "_requests", lambda self, *what: asked.append(what[0]) or make(self, *what))
+    columns = {"question": "question", "answer": "answer", "solution": "solution", "id": "id"}
+    given = {"train": str(files[0]), "val": None, "test": str(files[1]), "val_percent": 30, **columns}
+    served = data(collector=collector(dataset=Jsonl(**given)), train_problems=None, val_problems=None)
+    served.prepare_data()
+    served.setup("fit")
+    served.train_dataloader(), served.val_dataloader(), served.account()
+    assert len(Jsonl(**given).problems("test")) == 12  # as the benchmark's own dataset asks
+    assert sorted(opened) == sorted(files) and sorted(asked) == ["train", "val"]
+    files[1].write_text(files[1].read_text().splitlines()[0] + "\n")
+    assert len(Jsonl(**given).problems("test")) == 1  # a file that is another is read again

@@ -9,6 +9,7 @@ from conftest import collector, hf, traces
 
 from ekd.models.load import load_model
 from ekd.models.prompt import Prompt
+from ekd.teacher.hf import WINDOW
 from ekd.teacher.rows import counted
 
 
@@ -178,3 +179,26 @@ def test_counts_are_the_distribution_on_average():
         share = torch.zeros(rows, vocab).scatter_add_(1, many.ids, many.logprobs.exp() * many.kept).double().numpy()
         error = np.abs(share.mean(0) - p) / np.sqrt(p * (1 - p) / (rows * draws))
         assert error.max() < 5 and error.mean() < 1.2  # the mean of |N(0, 1)| is 0.8
+
+
+def test_a_stream_is_read_no_further_ahead_than_a_window():
+    maker, read = collector(teacher=hf(mode="score", batch_size=1)), 0
+    some = maker.requests("train", 24)
+
+    def stream():
+        nonlocal read
+        for n in range(3 * WINDOW):
+            read += 1
+            yield some[n % len(some)]._replace(key=f"{n:032x}")
+
+    made = []
+    for done, trace in enumerate(maker.teacher.trace(stream())):
+        assert read <= (done // WINDOW + 1) * WINDOW  # of a batch of one, a window is so many requests
+        made.append(trace.key)
+    assert sorted(made) == [f"{n:032x}" for n in range(3 * WINDOW)]
+
+
+def test_a_teacher_that_is_closed_by_an_error_keeps_no_model():
+    with pytest.raises(KeyError), hf().open() as warm:
+        raise KeyError
+    assert warm.loaded is None
