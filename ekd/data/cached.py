@@ -18,6 +18,7 @@ from ekd.data.taught import Taught, by_teacher, entropy_histogram
 from ekd.data.traces import Traces
 from ekd.data.tracing import Grades
 from ekd.files import acquire
+from ekd.store.location import local_folder
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
 from ekd.types import Trace
@@ -107,7 +108,7 @@ class TraceData(L.LightningDataModule):
 
     def _lock(self, store: Store) -> FileLock:
         try:
-            return acquire(FileLock(store.path / ".collecting.lock"), "collects these traces")
+            return acquire(FileLock(local_folder(store.path) / ".collecting.lock"), "collects these traces")
         except OSError as error:
             raise ValueError(
                 f"{store.path} lacks some of the traces and cannot be written ({error}): give data.collector.store="

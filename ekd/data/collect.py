@@ -12,7 +12,6 @@ from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +27,7 @@ from ekd.models.source import home
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.models.turn import end_of_turn
 from ekd.store.leases import Leases
+from ekd.store.location import Location, local_folder, location
 from ekd.store.presence import BEAT, Presence
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
@@ -47,8 +47,8 @@ class Collected(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Collector:
-    """tokenizer: the model whose ids the traces speak, the student's. store: a folder, or null for one under `home()`
-    named by what makes the traces. samples: solutions of each problem. seed: of the teacher's sampling.
+    """tokenizer: the model whose ids the traces speak, the student's. store: a folder, an address, or null for one
+    under `home()` named by what makes the traces. samples: solutions of each problem. seed: of the teacher's sampling.
     text_tokens: of a piece of plain text; a longer document (a problem without a question) is cut. teacher_prompt: what
     the teacher reads in place of the prompt; contrast: a second one, under which its tokens are read again; policy: who
     writes the texts in the teacher's or the dataset's place. None: the same, none, and nobody. share: claim little at a
@@ -219,9 +219,9 @@ class Collector:
         """The tokenizer of the traces; loaded at first use."""
         return load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
 
-    def _path(self, origin: dict[str, Any]) -> Path:
+    def _path(self, origin: dict[str, Any]) -> Location:
         if self.store is not None:
-            return Path(self.store).expanduser()
+            return location(self.store)
         digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
         name = f"{origin['dataset']}-{origin['teacher'].get('model', 'teacher')}-{self.teacher.mode}".lower()
         return home() / "traces" / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-{digest[:10]}"
@@ -239,13 +239,13 @@ class Collector:
 
     def unwritten(self, requests: list[Request]) -> list[Request]:
         """Those of which there is neither a trace nor a text that waits for the teacher."""
-        texts = KeptTexts(self.open().path).read()
+        texts = KeptTexts(local_folder(self.open().path)).read()
         return [r for r in self.untraced(requests) if r.key not in texts]
 
     def write(self, requests: list[Request]) -> None:
         """The policy's texts of those that are neither traced nor written; all of `requests` are written together."""
         assert self.policy is not None
-        kept = KeptTexts(self.open().path)
+        kept = KeptTexts(local_folder(self.open().path))
         self._tracing(self.family.teacher, "train", quiet=True).write(
             self.policy, self.untraced(requests), requests, kept
         )
@@ -253,7 +253,7 @@ class Collector:
     def read(self, requests: list[Request]) -> list[Failure]:
         """Traces of texts that were written before. Of those that are there, only the company of others is read."""
         store, missing = self.open(), {r.key for r in self.untraced(requests)}
-        asked = whole_batches(requests, missing, KeptTexts(store.path).read(), self.teacher)
+        asked = whole_batches(requests, missing, KeptTexts(local_folder(store.path)).read(), self.teacher)
         if not asked:
             return []
         with Presence(store.path) as own:
@@ -272,7 +272,7 @@ class Collector:
         """work: leases, where others may take part: until all of it is done; or what is this process's alone."""
         leases = work if isinstance(work, Leases) else None
         self._check_teacher()
-        kept, bridge = KeptTexts(waiting.store.path), self.family.bridge
+        kept, bridge = KeptTexts(local_folder(waiting.store.path)), self.family.bridge
         before = 0 if bridge is None else bridge.bytes_by_kind.copy()
         with opened(self.family.teacher) as teacher:
             tracing = self._tracing(teacher, split, quiet=leases is None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,6 +14,7 @@ from ekd.data.source import Serving
 from ekd.data.taught import Taught
 from ekd.data.teachers import Mean
 from ekd.data.traces import Traces
+from ekd.store.location import Location
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
 from ekd.types import Trace
@@ -54,7 +54,7 @@ class Mix:
         blend = Blend([cached(data, traces), own.stream], [1 - self.share, self.share], data)
         return data.as_loader(Several([data.store, maker.store]), blend, data.store)
 
-    def written(self, data: Serving) -> Path | None:
+    def written(self, data: Serving) -> Location | None:
         return self.rounds.written(data)
 
     def seen(self, data: Serving) -> list[Taught]:
@@ -112,7 +112,7 @@ class Stores:
                 )
 
     def open(self) -> list[Store]:
-        return [Store(Path(path).expanduser()) for path in self.paths]
+        return [Store(path) for path in self.paths]
 
     def loader(self, data: Serving) -> DataLoader[Trace]:
         stores = self.open()
@@ -125,7 +125,7 @@ class Stores:
         weights = np.array(self.weights or [1.0] * len(stores))
         return data.as_loader(Several(stores), Blend(streams, (weights / weights.sum()).tolist(), data), stores[0])
 
-    def written(self, data: Serving) -> Path | None:
+    def written(self, data: Serving) -> Location | None:
         return None
 
     def seen(self, data: Serving) -> list[Taught]:

@@ -22,6 +22,7 @@ from ekd.data.source import Serving
 from ekd.data.tracing import batches_of, scoring
 from ekd.files import replace as write_file
 from ekd.models.load import end_ids
+from ekd.store.location import Location, location
 from ekd.types import Opens, Request
 
 LOG = "rounds.jsonl"  # in the run's folder: one line a round
@@ -56,8 +57,8 @@ class RoundPlan:
                 "source.sampling.temperature=1, or source.samples=1"
             )
 
-    def folder(self, trainer: L.Trainer) -> Path:
-        return Path(self.store or Path(trainer.default_root_dir) / "rounds").expanduser()
+    def folder(self, trainer: L.Trainer) -> Location:
+        return location(self.store or Path(trainer.default_root_dir) / "rounds")
 
 
 def check_writing(strategy: Strategy) -> None:

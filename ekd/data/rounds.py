@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from pathlib import Path
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -21,6 +20,7 @@ from ekd.data.source import Serving
 from ekd.data.taught import Taught
 from ekd.data.tracing import scoring
 from ekd.models.checkpoint import Checkpoints
+from ekd.store.location import Location
 from ekd.store.store import Store
 from ekd.types import Trace
 
@@ -58,7 +58,7 @@ class Rounds(RoundPlan):
         maker = self.maker(data)
         return data.as_loader(ByKey(maker), RoundBatches(maker, data.done), maker.store)
 
-    def written(self, data: Serving) -> Path | None:
+    def written(self, data: Serving) -> Location | None:
         assert data.trainer is not None
         return self.folder(data.trainer)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -13,6 +12,7 @@ from ekd.data.batch_sampler import Batches
 from ekd.data.collect import Collector
 from ekd.data.taught import Taught
 from ekd.data.traces import Traces
+from ekd.store.location import Location
 from ekd.store.store import Store
 from ekd.types import Trace
 
@@ -53,7 +53,7 @@ class Source(Protocol):
     def loader(self, data: Serving) -> DataLoader[Trace]:
         """Of this rank, from data.done on."""
 
-    def written(self, data: Serving) -> Path | None:
+    def written(self, data: Serving) -> Location | None:
         """The store of what is written while training; None: nothing is."""
 
     def seen(self, data: Serving) -> list[Taught]:

@@ -25,6 +25,7 @@ from ekd.models.reader import read_batch
 from ekd.models.rows import matched, rows_where, top_of
 from ekd.models.source import home
 from ekd.models.spec import ModelSpec
+from ekd.store.location import local_folder
 from ekd.store.store import Store
 from ekd.types import Rows, Signal
 
@@ -193,7 +194,7 @@ def files(store: Store, made_by: dict[str, Any]) -> tuple[Path, Path]:
         hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         for what in (made_by, [store.origin, made_by])
     )
-    return store.path / "scores" / f"{beside}.json", home() / "scores" / f"{apart}.json"
+    return local_folder(store.path) / "scores" / f"{beside}.json", home() / "scores" / f"{apart}.json"
 
 
 def kept_scores(file: Path) -> dict[str, float]:

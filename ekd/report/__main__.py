@@ -87,9 +87,11 @@ def view(config: DictConfig) -> int:
 def viewer_folder(config: DictConfig) -> Path:
     """Raises ValueError where it would be written through a link."""
     from ekd.outside import check_tree
+    from ekd.store.location import local_folder, location
 
-    check_tree(Path(config.traces), ["report"])
-    return Path(config.traces) / "report" if config.out is None else Path(config.out).expanduser()
+    folder = local_folder(location(config.traces))
+    check_tree(folder, ["report"])
+    return folder / "report" if config.out is None else Path(config.out).expanduser()
 
 
 def guessed_dataset(posed: str) -> Dataset | None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ekd.mistakes import Parser, sentence
 from ekd.outside import visible
+from ekd.store.location import Location, location
 from ekd.store.repair import repair, verify
 from ekd.store.store import Store, lock
 
@@ -60,7 +61,7 @@ def parser() -> Parser:
     join.set_defaults(run=run_merge)
     give = commands.add_parser("export", help="plain Parquet or JSON lines for other tools (columns: docs/store.md)")
     give.add_argument("path", type=place)
-    give.add_argument("-o", "--out", type=place, required=True, help="a file; JSON lines when it ends in .jsonl")
+    give.add_argument("-o", "--out", type=file, required=True, help="a file; JSON lines when it ends in .jsonl")
     give.set_defaults(run=run_export)
     take = commands.add_parser("import", help="a Hugging Face dataset with top-k ids and logprobs for each token")
     take.add_argument("source", help="folder of save_to_disk, .parquet, .json, .jsonl, or a hub name")
@@ -74,7 +75,14 @@ def parser() -> Parser:
     return top
 
 
-def place(path: str) -> Path:
+def place(path: str) -> Location:
+    try:
+        return location(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def file(path: str) -> Path:
     """~ is the home folder; behind --out= no shell says so."""
     return Path(path).expanduser()
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from ekd.outside import check_plain
+from ekd.store.location import Location, check_link, put_soon
 from ekd.store.presence import FOLDER, Presence, present
 from ekd.store.store import Store, lock
 from ekd.store.unsaved import recover
 from ekd.types import Failure, Request
 
-LEASE = "lease.json"  # in a process's folder: the keys that it has claimed
+LEASE = "lease.json"  # in a process's folder: the keys that it has claimed; nothing hangs on it once that is dead
 FAILED = "failed.json"  # beside these folders: what failed for one of those that are at work now
 
 
@@ -56,7 +55,7 @@ class Leases:
             claimed = self._first_free(share, set().union(*map(keys_of, others)))
             self.held = {key for key in self.held if not self._done(key)} | {request.key for request in claimed}
             self.claimed += len(claimed)
-            write_whole(self.own.folder / LEASE, sorted(self.held))
+            self._keep(self.own.folder / LEASE, sorted(self.held))
         return claimed
 
     def finish(self) -> None:
@@ -93,17 +92,26 @@ class Leases:
         known = [Failure(*row) for row in read_list(file)]
         self.failed |= {failure.key: failure for failure in known}
         if len(self.failed) > len(known):
-            write_whole(file, list(self.failed.values()))
+            self._keep(file, list(self.failed.values()))
+
+    def _keep(self, file: Location, content: object) -> None:
+        try:
+            put_soon(file, json.dumps(content).encode())
+        except OSError as error:
+            raise ValueError(
+                f"{self.store.path}: what this process claims could not be saved ({error}); the {len(self.store)} "
+                "saved before are whole: make room or get write permission, and give the same command again"
+            ) from error
 
 
-def keys_of(folder: Path) -> set[str]:
+def keys_of(folder: Location) -> set[str]:
     """What a process has claimed."""
     return set(read_list(folder / LEASE))
 
 
-def read_list(file: Path) -> list[Any]:
+def read_list(file: Location) -> list[Any]:
     """Nothing, where there is none. Raises ValueError for what nobody wrote here."""
-    check_plain(file)
+    check_link(file)
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError:
@@ -111,10 +119,3 @@ def read_list(file: Path) -> list[Any]:
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): remove it while no process is at work on the store") from error
     return list(content)
-
-
-def write_whole(file: Path, content: object) -> None:
-    """Not forced to the disk: nothing hangs on it once its process is dead."""
-    aside = file.with_name(f"{file.name}.tmp")
-    aside.write_text(json.dumps(content))
-    aside.replace(file)

@@ -7,14 +7,12 @@ Readers take manifest and logs together; `fold` puts the logs into the manifest.
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from ekd.files import process_name, sync
-from ekd.outside import check_plain
+from ekd.files import process_name
 from ekd.store import manifest as manifests
+from ekd.store.location import Location, add_line, check_link, files_in, read_from
 
 FOLDER = "log"  # within the store
 
@@ -22,9 +20,9 @@ FOLDER = "log"  # within the store
 class Log:
     """Of one writer. Added to under the store's lock."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Location) -> None:
         self.folder = store / FOLDER
-        self.file: Path | None = None
+        self.file: Location | None = None
 
     def add(self, shard: dict[str, Any]) -> None:
         """On disk when it returns. Raises OSError, after which the next line begins a file of its own."""
@@ -32,32 +30,25 @@ class Log:
         file = self.folder / f"{process_name()}-{token_hex(4)}.jsonl" if fresh or self.file is None else self.file
         self.file = None
         self.folder.mkdir(exist_ok=True)
-        with file.open("ab") as log:
-            log.write(line_of(shard))
-            log.flush()
-            os.fsync(log.fileno())
-        if fresh:
-            sync(self.folder)
+        add_line(file, line_of(shard))
         self.file = file
 
 
 class Logs:
     """Of all writers, read again and again: each line once."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Location) -> None:
         self.folder = store / FOLDER
         self.shards: dict[str, dict[str, Any]] = {}  # by file
-        self.read: dict[Path, int] = {}  # bytes of each log that was ever there
+        self.read: dict[Location, int] = {}  # bytes of each log that was ever there
 
     def refresh(self) -> None:
         """Raises DamagedManifest for a whole line that no writer wrote; what a kill left half written is no line."""
-        for file in sorted(self.folder.glob("*.jsonl")):
-            check_plain(file)
+        for file in files_in(self.folder, "*.jsonl"):
+            check_link(file)
             at = self.read.get(file, 0)
             try:
-                with file.open("rb") as log:
-                    log.seek(at)
-                    content = log.read()
+                content = read_from(file, at)
             except FileNotFoundError:  # folded by now
                 continue
             whole = content[: content.rfind(b"\n") + 1]
@@ -71,7 +62,7 @@ def line_of(shard: dict[str, Any]) -> bytes:
     return json.dumps({**shard, "checksum": manifests.checksum(shard)}).encode() + b"\n"
 
 
-def shard_of(line: bytes, file: Path) -> dict[str, Any]:
+def shard_of(line: bytes, file: Location) -> dict[str, Any]:
     try:
         shard = json.loads(line)
         sound = isinstance(shard, dict) and shard.pop("checksum", None) == manifests.checksum(shard)
@@ -85,7 +76,7 @@ def shard_of(line: bytes, file: Path) -> dict[str, Any]:
     return dict(shard)
 
 
-def whole_manifest(store: Path) -> dict[str, Any]:
+def whole_manifest(store: Location) -> dict[str, Any]:
     """The manifest with the shards of all logs. Raises ValueError as `read_manifest` does."""
     manifests.check_folder(store)
     logs = Logs(store)
@@ -96,9 +87,9 @@ def whole_manifest(store: Path) -> dict[str, Any]:
     return {**manifest, "shards": [*manifest["shards"], *further]}
 
 
-def fold(store: Path) -> dict[str, Any]:
+def fold(store: Location) -> dict[str, Any]:
     """All logs into the manifest, which is returned. Under the store's lock."""
-    files = sorted((store / FOLDER).glob("*.jsonl"))
+    files = files_in(store / FOLDER, "*.jsonl")
     manifest = whole_manifest(store)
     if files:
         manifests.write_manifest(store, manifest)
@@ -106,7 +97,7 @@ def fold(store: Path) -> dict[str, Any]:
     return manifest
 
 
-def drop(store: Path) -> None:
+def drop(store: Location) -> None:
     """Removes the logs, whose shards the manifest names by now."""
-    for file in (store / FOLDER).glob("*.jsonl"):
+    for file in files_in(store / FOLDER, "*.jsonl"):
         file.unlink()

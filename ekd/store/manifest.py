@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from pathlib import Path
 from typing import Any
 
-from ekd.files import replace
-from ekd.outside import check_plain
+from ekd.store.location import Location, check_link, put
 
 VERSION = 1
 NAME = "manifest.json"
@@ -38,13 +35,13 @@ def new(origin: dict[str, Any]) -> dict[str, Any]:
     return {"format": "ekd-store", "version": VERSION, "origin": origin, "shards": []}
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Location) -> None:
     """Raises ValueError, one sentence, where a part of a store is a link or a device: it leads elsewhere."""
     for part in PARTS:
-        check_plain(folder / part)
+        check_link(folder / part)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Location) -> dict[str, Any]:
     """Raises ValueError, one sentence, for what is not a manifest, is damaged, or is newer than this program."""
     path = folder / NAME
     check_folder(folder)
@@ -72,16 +69,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def version_of(folder: Path) -> tuple[int, int, int]:
-    """Another whenever the manifest is; zeros where there is none. Opened: over a network only that looks anew."""
-    try:
-        with (folder / NAME).open("rb") as file:
-            found = os.fstat(file.fileno())
-    except OSError:
-        return 0, 0, 0
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
 def strange(manifest: dict[str, Any]) -> str:
     """What a stranger may have written into a manifest whose checksum is right; "" for nothing."""
     origin, shards = manifest.get("origin"), manifest.get("shards")
@@ -97,12 +84,15 @@ def strange_shard(shard: object) -> str:
     sizes = [shard.get(name) for name in ("bytes", "traces", "tokens")]
     if not isinstance(shard.get("sha256"), str) or not all(isinstance(n, int) and 0 <= n < LARGEST for n in sizes):
         return f"of shard {shard['file']} it says no size, number or sha256"
+    keys = shard.get("keys", [])
+    if not isinstance(keys, list) or len(keys) not in (0, shard["traces"]) or not all(isinstance(k, str) for k in keys):
+        return f"of shard {shard['file']} it names other keys than those of its traces"
     return ""
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: Location, manifest: dict[str, Any]) -> None:
     whole = {**manifest, "checksum": checksum(manifest)}
-    replace(folder / NAME, json.dumps(whole, indent=1, ensure_ascii=False).encode())
+    put(folder / NAME, json.dumps(whole, indent=1, ensure_ascii=False).encode())
 
 
 def checksum(manifest: dict[str, Any]) -> str:
@@ -110,7 +100,7 @@ def checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def damaged(path: Path, why: str) -> DamagedManifest:
+def damaged(path: Location, why: str) -> DamagedManifest:
     return DamagedManifest(
         f"{path} is damaged ({why}): `python -m ekd.store repair {path.parent}` rebuilds it from the shards"
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ekd.store.codec import Layout
+from ekd.store.location import Location
 
 
 def layout_of(origin: dict[str, Any]) -> Layout:
@@ -37,7 +37,7 @@ def teacher_of(origin: dict[str, Any]) -> str:
     return teacher if isinstance(teacher, str) else ""
 
 
-def what_differs(folder: Path, ours: dict[str, Any], asked: dict[str, Any]) -> str:
+def what_differs(folder: Location, ours: dict[str, Any], asked: dict[str, Any]) -> str:
     """Both sides of every key that differs, nested ones as a.b, and the way out."""
     mine, theirs = flat_paths(ours), flat_paths(asked)
     names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))

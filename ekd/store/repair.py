@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ekd.outside import check_plain, plain_file
 from ekd.store import manifest as manifests
 from ekd.store.invariants import check
+from ekd.store.location import Location, check_link, digest_of, files_in, is_plain, location, move
 from ekd.store.log import drop, whole_manifest
 from ekd.store.origin import layout_of
-from ekd.store.shard import PackedTrace, Shard, plain_digest
+from ekd.store.shard import PackedTrace, Shard
 from ekd.store.store import lock, write_shard
 
 
@@ -22,12 +21,12 @@ class StoreFindings(NamedTuple):
     notes: list[str]  # harmless: unfinished files, shards that no manifest names
 
 
-def verify(path: Path | str) -> StoreFindings:
+def verify(path: Location | str) -> StoreFindings:
     """Reads everything: checksums of files and traces, every invariant, duplicates, strangers in the folder.
 
     Raises ValueError when there is no manifest to go by.
     """
-    folder = Path(path)
+    folder = location(path)
     manifest = whole_manifest(folder)
     traces = tokens = 0
     damage: list[str] = []
@@ -51,23 +50,23 @@ def verify(path: Path | str) -> StoreFindings:
     )
 
 
-def file_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
+def file_damage(folder: Location, entry: dict[str, Any]) -> list[str]:
     file = folder / "shards" / entry["file"]
     try:
-        check_plain(file)
+        check_link(file)
     except ValueError as error:
         return [f"shard {file.name}: {error}"]
     if not file.is_file():
         return [f"shard {file.name}: the file is missing; its {entry['traces']} traces are lost"]
     if file.stat().st_size != entry["bytes"]:
         return [f"shard {file.name}: {file.stat().st_size:,} bytes long, {entry['bytes']:,} were written"]
-    return [] if plain_digest(file) == entry["sha256"] else [f"shard {file.name}: its sha256 is not the manifest's"]
+    return [] if digest_of(file) == entry["sha256"] else [f"shard {file.name}: its sha256 is not the manifest's"]
 
 
-def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+def shard_traces(folder: Location, entry: dict[str, Any], origin: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
     """(key, response tokens, what is wrong or "") of every trace of a shard that can be opened."""
     layout = layout_of(origin)
-    if not plain_file(folder / "shards" / entry["file"]):
+    if not is_plain(folder / "shards" / entry["file"]):
         return  # `file_damage` says so
     try:
         shard = Shard(folder / "shards" / entry["file"], entry["bytes"])
@@ -83,12 +82,12 @@ def shard_traces(folder: Path, entry: dict[str, Any], origin: dict[str, Any]) ->
             yield key, 0, str(error).removeprefix(f"shard {entry['file']}: ")
 
 
-def repair(path: Path | str) -> list[str]:
+def repair(path: Location | str) -> list[str]:
     """Rebuild damaged manifest and logs, rewrite damaged shards with their sound traces, set damaged files aside.
 
     Returns what was done, a sentence each; lost traces are named. Raises ValueError for a store of a newer ekd.
     """
-    folder = Path(path)
+    folder = location(path)
     done: list[str] = []
     if not (folder / "shards").is_dir() and not (folder / "manifest.json").exists():  # before a lock is put there
         raise ValueError(
@@ -117,11 +116,11 @@ def repair(path: Path | str) -> list[str]:
     return done
 
 
-def rebuilt(folder: Path) -> dict[str, Any]:
+def rebuilt(folder: Location) -> dict[str, Any]:
     """A manifest from what the shards themselves say."""
     manifest: dict[str, Any] | None = None
-    for file in sorted((folder / "shards").glob("*.arrows")):
-        if not plain_file(file) or not manifests.SHARD.fullmatch(file.name):
+    for file in files_in(folder / "shards", "*.arrows"):
+        if not is_plain(file) or not manifests.SHARD.fullmatch(file.name):
             continue
         try:
             shard = Shard(file)
@@ -129,7 +128,7 @@ def rebuilt(folder: Path) -> dict[str, Any]:
             continue
         manifest = manifest or manifests.new(shard.origin)
         if shard.origin == manifest["origin"]:
-            name = plain_digest(file)
+            name = digest_of(file)
             entry = {"file": file.name, "sha256": name if name.startswith(file.stem) else file.stem}
             sizes = {"bytes": file.stat().st_size, "traces": len(shard), "tokens": sum(shard.column("response"))}
             manifest["shards"].append(entry | sizes)
@@ -138,7 +137,7 @@ def rebuilt(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def salvage(folder: Path, entry: dict[str, Any]) -> tuple[list[PackedTrace], list[str]]:
+def salvage(folder: Location, entry: dict[str, Any]) -> tuple[list[PackedTrace], list[str]]:
     """The sound traces of a damaged shard, and the keys of the others (or how many, where no key can be read)."""
     try:
         shard = Shard(folder / "shards" / entry["file"], entry["bytes"])
@@ -148,8 +147,6 @@ def salvage(folder: Path, entry: dict[str, Any]) -> tuple[list[PackedTrace], lis
     return [shard.part(row) for row in range(len(shard)) if row not in bad], [keys[row] for row in sorted(bad)]
 
 
-def set_aside_shard(file: Path) -> None:
-    if plain_file(file):
-        aside = file.parent.parent / "damaged"
-        aside.mkdir(exist_ok=True)
-        file.replace(aside / file.name)
+def set_aside_shard(file: Location) -> None:
+    if is_plain(file):
+        move(file, file.parent.parent / "damaged")

@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from ekd.files import digest
-from ekd.outside import check_plain
 from ekd.store.codec import Layout, decode, encode
+from ekd.store.location import Location, check_link, near
 from ekd.store.squeeze import PlaneReader, Writer
 from ekd.types import Trace
 
@@ -171,19 +169,13 @@ def trace_checksum(about: list[Any], begin: np.ndarray, prompt: Packed, rows: Pa
     return check
 
 
-def plain_digest(path: Path) -> str:
-    """sha256 of a file. Raises ValueError for a link or a device, which might never end."""
-    check_plain(path)
-    return digest(path)
-
-
 class Shard:
     """One open shard. Raises ValueError, one sentence with the file's name, when it cannot be read at all."""
 
-    def __init__(self, path: Path, size: int | None = None):
+    def __init__(self, path: Location, size: int | None = None):
         """size: bytes that the file should have; one that was cut off is read as far as it goes."""
         self.path, self.cut = path, False
-        check_plain(path)
+        check_link(path)
         try:
             reader = pa.ipc.open_stream(self._map(size))
             self.batch = reader.read_next_batch()
@@ -203,7 +195,7 @@ class Shard:
             raise ValueError(f"shard {path.name} cannot be read (its origin is {self.origin!r})")
 
     def _map(self, size: int | None) -> pa.Buffer:
-        with pa.memory_map(str(self.path)) as file:
+        with pa.memory_map(str(near(self.path, size))) as file:
             buffer = file.read_buffer()
         if size is not None and buffer.size < size:
             self.cut = True

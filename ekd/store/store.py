@@ -1,5 +1,5 @@
-"""A folder of traces: append-only shards, named by a manifest and by logs. Written by many processes, read through
-memory maps.
+"""Traces in a folder or at an address: append-only shards, named by a manifest and by logs. Written by many processes,
+read through memory maps.
 """
 
 from __future__ import annotations
@@ -8,45 +8,56 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from ekd.files import is_gone, process_name, replace
-from ekd.outside import plain_file, visible
+from ekd.files import is_gone, process_name
+from ekd.outside import visible
 from ekd.store import manifest as manifests
+from ekd.store.address import Address
+from ekd.store.location import (
+    FileVersion,
+    Location,
+    digest_of,
+    files_in,
+    is_plain,
+    location,
+    lock_of,
+    put,
+    version_of,
+)
 from ekd.store.log import Log, Logs, fold
 from ekd.store.origin import layout_of, teacher_of, what_differs
-from ekd.store.shard import PackedTrace, Shard, assemble_shard, part, plain_digest
+from ekd.store.shard import PackedTrace, Shard, assemble_shard, part
 from ekd.types import Trace
 
+UNREAD: FileVersion = (0, 0, 0)  # of a manifest that is not there
 OPEN = 128  # shards kept open at once: each holds a file descriptor
-PATIENCE = 600.0  # seconds to wait for another writer, who needs milliseconds
 
 
 class Store:
     """Traces by key. Opening reads only the manifest and logs; a trace is decoded when it is asked for."""
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Location | str):
         """Raises ValueError, one sentence, when `path` is not a store, is newer than this ekd, or is damaged."""
-        self.path = Path(path)
-        self._log, self._logs, self._read = Log(self.path), Logs(self.path), (0, 0, 0)
+        self.path = location(path)
+        self._log, self._logs, self._read = Log(self.path), Logs(self.path), UNREAD
         self._open: dict[str, Shard] = {}
         self._known: set[str] = set()  # shard files that the index covers
         self._where: dict[str, tuple[str, int]] = {}  # key -> (shard file, row)
         self._refresh()
 
     @classmethod
-    def create(cls, path: Path | str, origin: dict[str, Any]) -> Store:
+    def create(cls, path: Location | str, origin: dict[str, Any]) -> Store:
         """Make a store, or open one that was made in exactly the same way.
 
         origin: plain JSON values. `vocab` (entries of the teacher's softmax) is required; `temperatures` (columns of
         log_norm), `draws` (rows are counts of so many draws) and `coarse` (see codec.Layout) shape the rows; the rest
         is the caller's. Raises ValueError showing what differs when the store has another origin.
         """
-        folder, origin = Path(path), json.loads(json.dumps(origin))
+        folder, origin = location(path), json.loads(json.dumps(origin))
         layout_of(origin)
         try:
             (folder / "shards").mkdir(parents=True, exist_ok=True)
@@ -159,18 +170,18 @@ class Store:
             with lock(self.path):
                 fold(self.path)
                 self._refresh()
-                for file in (self.path / "shards").glob("*.tmp"):
+                for file in files_in(self.path / "shards", "*.tmp"):
                     writer = file.name.removesuffix(".tmp").partition(".arrows.")[2]
-                    if plain_file(file) and (not writer or is_gone(writer)):
+                    if is_plain(file) and (not writer or is_gone(writer)):
                         file.unlink()
-                for file in sorted((self.path / "shards").glob("*.arrows")):
-                    if file.name not in self.shards and plain_file(file) and manifests.SHARD.fullmatch(file.name):
+                for file in files_in(self.path / "shards", "*.arrows"):
+                    if file.name not in self.shards and is_plain(file) and manifests.SHARD.fullmatch(file.name):
                         self._adopt(file)
         except OSError:
             return  # a read-only store is read as it is
 
-    def _adopt(self, file: Path) -> None:
-        name = plain_digest(file)
+    def _adopt(self, file: Location) -> None:
+        name = digest_of(file)
         if not name.startswith(file.stem):
             return  # damaged: `verify` names it
         shard = Shard(file)
@@ -179,7 +190,7 @@ class Store:
         self._scan()
         fresh = [shard.part(row) for row, key in enumerate(shard.column("key")) if key not in self._where]
         if len(fresh) == len(shard):
-            self._record(entry(file, name, len(shard), sum(shard.column("response"))))
+            self._record(entry(file, name, shard.column("key"), sum(shard.column("response"))))
             return
         if fresh:  # another writer has made some of its traces since
             self._record(write_shard(self.path, fresh, self.origin))
@@ -193,8 +204,8 @@ class Store:
     def _refresh(self) -> None:
         self._logs.refresh()  # before the manifest, which has the shards of a log that is gone
         manifests.check_folder(self.path)
-        read = manifests.version_of(self.path)
-        if read != self._read or not any(read):
+        read = version_of(self.path / manifests.NAME)
+        if read != self._read or read == UNREAD:
             manifest, self._read = manifests.read_manifest(self.path), read
             self.origin: dict[str, Any] = manifest["origin"]
             self.layout, self.teacher = layout_of(self.origin), teacher_of(self.origin)
@@ -207,6 +218,10 @@ class Store:
         new, self._new = self._new, []
         for file in new:
             self._known.add(file)
+            if "keys" in self.shards[file]:
+                for row, key in enumerate(self.shards[file]["keys"]):
+                    self._where.setdefault(key, (file, row))
+                continue
             try:
                 shard = self.shard(file)
                 bad = shard.damaged() if shard.cut else set()
@@ -232,17 +247,17 @@ class Store:
             self._open[file] = Shard(self.path / "shards" / file, self.shards[file]["bytes"])
         return self._open[file]
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[Store], tuple[Location]]:
         return Store, (self.path,)  # loader workers open it for themselves
 
 
-def lock(folder: Path) -> FileLock:
-    """One writer at a time; the system frees it when its holder dies, however it dies."""
+def lock(folder: Location) -> AbstractContextManager[object]:
+    """One writer at a time; it is free again when its holder dies, however it dies."""
     manifests.check_folder(folder)
-    return FileLock(folder / "lock", timeout=PATIENCE)
+    return lock_of(folder)
 
 
-def start(folder: Path, origin: dict[str, Any]) -> None:
+def start(folder: Location, origin: dict[str, Any]) -> None:
     """The first manifest, unless another writer was quicker. Raises ValueError where one has been lost."""
     if (folder / manifests.NAME).exists() or any((folder / "shards").glob("*.arrows")):
         manifests.read_manifest(folder)
@@ -250,14 +265,16 @@ def start(folder: Path, origin: dict[str, Any]) -> None:
         manifests.write_manifest(folder, manifests.new(origin))
 
 
-def write_shard(folder: Path, parts: Sequence[PackedTrace], origin: dict[str, Any]) -> dict[str, Any]:
+def write_shard(folder: Location, parts: Sequence[PackedTrace], origin: dict[str, Any]) -> dict[str, Any]:
     """Writes a shard, named by its own sha256, and returns what the manifest has to say of it."""
     data = assemble_shard(sorted(parts, key=lambda part: part.about[0]), origin)
     name = hashlib.sha256(data).hexdigest()
     file = folder / "shards" / f"{name[:24]}.arrows"
-    replace(file, data, process_name())
-    return entry(file, name, len(parts), sum(part.about[6] for part in parts))
+    put(file, data, process_name())
+    return entry(file, name, sorted(part.about[0] for part in parts), sum(part.about[6] for part in parts))
 
 
-def entry(file: Path, name: str, traces: int, tokens: int) -> dict[str, Any]:
-    return {"file": file.name, "sha256": name, "bytes": file.stat().st_size, "traces": traces, "tokens": tokens}
+def entry(file: Location, name: str, keys: list[str], tokens: int) -> dict[str, Any]:
+    """At an address with the keys, in the order of the rows: who collects has no need of the shards of all others."""
+    said = {"file": file.name, "sha256": name, "bytes": file.stat().st_size, "traces": len(keys), "tokens": tokens}
+    return {**said, "keys": keys} if isinstance(file, Address) else said

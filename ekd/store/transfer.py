@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ekd.store.location import Location
 from ekd.store.origin import what_differs
 from ekd.store.shard import PackedTrace
 from ekd.store.store import Store
@@ -43,7 +44,7 @@ COLUMNS = pa.schema(
 )
 
 
-def merge(sources: Sequence[Path], target: Path) -> Store:
+def merge(sources: Sequence[Location], target: Location) -> Store:
     """All traces of stores of one origin in one store, in few large shards; each key once. Rows are not repacked.
 
     Raises ValueError when two origins differ or a trace is damaged (`repair` first).

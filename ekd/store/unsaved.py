@@ -8,13 +8,12 @@ and a small teacher makes a trace in fewer.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from time import monotonic
 
 from ekd.files import sync
-from ekd.store.presence import Presence, disk_time, is_dead, present
+from ekd.store.location import Location, files_in, may_write, now_at, put_soon, remove_folder
+from ekd.store.presence import Presence, forget, is_dead, present
 from ekd.store.shard import PackedTrace, Shard, assemble_shard
 from ekd.store.store import Store, lock
 
@@ -29,22 +28,19 @@ class Unsaved:
     def __init__(self, store: Store, own: Presence) -> None:
         self.store, self.own = store, own
         self.parts: list[PackedTrace] = []
-        self.files: list[Path] = []
+        self.files: list[Location] = []
         self.safe = 0  # of the files, that have reached the disk
         self.synced = -SYNC_SECONDS
 
     def add(self, packed: PackedTrace) -> None:
         file = self.own.folder / f"{packed.about[0]}.arrows"
-        aside = file.with_name(f"{file.name}.tmp")
         self.parts.append(packed)
         self.files.append(file)
         try:
             file.parent.mkdir(exist_ok=True)  # gone where others took this process for dead
-            aside.write_bytes(assemble_shard([packed], self.store.origin))
-            aside.replace(file)
+            put_soon(file, assemble_shard([packed], self.store.origin))
             self._sync()
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise ValueError(
                 f"{self.store.path}: a trace could not be saved ({error}); the {len(self.store)} saved before are "
                 "whole: make room or get write permission, and give the same command again"
@@ -60,9 +56,10 @@ class Unsaved:
     def _sync(self) -> None:
         if monotonic() - self.synced < SYNC_SECONDS:
             return
-        for file in self.files[self.safe :]:
-            sync(file)
-        sync(self.own.folder)
+        if isinstance(self.own.folder, Path):  # at an address it is safe when it is written
+            for file in self.files[self.safe :]:
+                sync(self.own.folder / file.name)
+            sync(self.own.folder)
         self.safe, self.synced = len(self.files), monotonic()
 
 
@@ -72,22 +69,21 @@ def recover(store: Store, patience: float = PATIENCE) -> int:
     Several may do so at once: a trace is stored before its file goes.
     """
     before = store.path / BEFORE
-    if not os.access(store.path, os.W_OK) or not (present(store.path) or before.is_dir()):
+    if not may_write(store.path) or not (present(store.path) or before.is_dir()):
         return 0
     with lock(store.path):
-        now = disk_time(store.path)
+        now = now_at(store.path)
         dead = [folder for folder in present(store.path) if is_dead(folder, now, patience)]
-    files = [file for folder in (before, *dead) for file in sorted(folder.glob("*.arrows"))]
+    files = [file for folder in (before, *dead) for file in files_in(folder, "*.arrows")]
     parts = [part for file in files for part in _read(file, store)]
     store.put(parts)
-    for folder in (before, *dead):
-        shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(before)
+    for folder in dead:
+        forget(folder)
     return len(parts)
 
 
-def _read(file: Path, store: Store) -> list[PackedTrace]:
-    if file.is_symlink():
-        return []
+def _read(file: Location, store: Store) -> list[PackedTrace]:
     try:
         shard = Shard(file)
         return [shard.part(row) for row in range(len(shard))] if shard.origin == store.origin else []

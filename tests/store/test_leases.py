@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from fake_traces import fake_trace
 
+from ekd.store import presence
+from ekd.store.address import Address
 from ekd.store.leases import Leases
 from ekd.store.presence import LOCK, PULSE, Presence, is_dead, present
 from ekd.store.repair import verify
@@ -28,7 +30,7 @@ ASKED = [Request(key, f"problem/{key}", 0, 0, [1]) for key in TRACES]
 class Process:
     """What one process does, a step at a time."""
 
-    def __init__(self, folder: Path, stack: ExitStack, *, whole: bool = False, size: int = 1) -> None:
+    def __init__(self, folder: Path | Address, stack: ExitStack, *, whole: bool = False, size: int = 1) -> None:
         self.store = Store.create(folder, ORIGIN)
         self.own = stack.enter_context(Presence(folder))
         groups = [ASKED[at : at + size] for at in range(0, len(ASKED), size)]
@@ -55,8 +57,8 @@ def stack():
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "s"
+def folder(root: Path | Address) -> Path | Address:
+    return root / "s"
 
 
 def test_nobody_claims_what_another_has_and_all_is_claimed(folder, stack):
@@ -93,12 +95,16 @@ def test_a_dead_process_is_taken_over_at_once_and_what_it_had_made_is_not_made_a
     assert set(keys[:3]) <= heir.store.keys() and present(folder) == [heir.own.folder]
 
 
-def test_a_process_that_was_stopped_for_long_is_taken_for_dead_and_comes_back(folder, stack):
+def test_a_process_that_was_stopped_for_long_is_taken_for_dead_and_comes_back(folder, stack, monkeypatch):
     """Its lock is still held, as is that of a machine whose locks nobody sees: the heartbeat says it."""
     stopped, heir = Process(folder, stack), Process(folder, stack)
     keys = stopped.claim()
     stopped.make(keys[:2])
-    os.utime(stopped.own.folder / PULSE, (1, 1))
+    if isinstance(folder, Path):
+        os.utime(stopped.own.folder / PULSE, (1, 1))
+    else:  # an object is as old as it is
+        seen, name = presence.last_sign, stopped.own.folder.name
+        monkeypatch.setattr(presence, "last_sign", lambda f, never: 1.0 if f.name == name else seen(f, never))
     while heir.claim():
         pass
     assert set(keys[2:]) <= heir.leases.held and set(keys[:2]) <= heir.store.keys()
@@ -110,7 +116,8 @@ def test_a_process_that_was_stopped_for_long_is_taken_for_dead_and_comes_back(fo
     assert verify(folder)[2:] == ([], []) and Store(folder).keys() == set(TRACES)
 
 
-def test_whoever_has_only_just_come_is_alive(folder):
+def test_whoever_has_only_just_come_is_alive(tmp_path):
+    folder = tmp_path / "s"
     Store.create(folder, ORIGIN)
     with Presence(folder) as own:
         now = own.folder.stat().st_mtime

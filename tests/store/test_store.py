@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from ekd import files
-from ekd.store import log
+from ekd.store import location
 from ekd.store.manifest import read_manifest
 from ekd.store.repair import verify
 from ekd.store.store import Store
@@ -47,10 +47,10 @@ def read_once(tmp_path_factory):
 READ: dict = {}
 
 
-def test_what_is_appended_is_there_for_the_next_reader(tmp_path):
-    store = filled(tmp_path / "s", TRACES[:5], TRACES[5:])
+def test_what_is_appended_is_there_for_the_next_reader(root):
+    store = filled(root / "s", TRACES[:5], TRACES[5:])
     assert equal(store, TRACES)
-    assert equal(Store(tmp_path / "s"), TRACES)
+    assert equal(Store(root / "s"), TRACES)
     assert len(store) == 12
     trace = TRACES[3]
     assert store.lengths()[trace.key] == (len(trace.prompt_ids), len(trace.response_ids))
@@ -72,24 +72,24 @@ def test_order_and_batches_never_matter(tmp_path_factory, order, cuts):
     assert equal(filled(tmp_path_factory.mktemp("s") / "s", *batches), TRACES)
 
 
-def test_a_key_is_kept_once(tmp_path):
-    store = filled(tmp_path / "s", TRACES[:5], TRACES[:5], [*TRACES, *TRACES])
+def test_a_key_is_kept_once(root):
+    store = filled(root / "s", TRACES[:5], TRACES[:5], [*TRACES, *TRACES])
     assert equal(store, TRACES)
-    assert verify(tmp_path / "s") == (12, sum(len(t.response_ids) for t in TRACES), [], [])
+    assert verify(root / "s") == (12, sum(len(t.response_ids) for t in TRACES), [], [])
 
 
-def test_nothing_to_append_writes_nothing(tmp_path):
-    store = filled(tmp_path / "s", [])
+def test_nothing_to_append_writes_nothing(root):
+    store = filled(root / "s", [])
     store.append([])
     assert store.keys() == set()
-    assert not list((tmp_path / "s" / "shards").iterdir())
+    assert not list((root / "s" / "shards").iterdir())
 
 
-def test_another_origin_is_refused_and_both_are_shown(tmp_path):
-    filled(tmp_path / "s", TRACES)
+def test_another_origin_is_refused_and_both_are_shown(root):
+    filled(root / "s", TRACES)
     other = {**ORIGIN, "teacher": {"model": "somebody", "mass": 0.99}}
     with pytest.raises(ValueError, match=r"teacher\.model: 'nobody' in the store, 'somebody' asked for") as caught:
-        Store.create(tmp_path / "s", other)
+        Store.create(root / "s", other)
     assert "mass" not in str(caught.value)
     assert "another store folder" in str(caught.value)
 
@@ -124,38 +124,38 @@ def silent(trace):
         silent,
     ],
 )
-def test_an_unsound_trace_is_refused_by_name_and_costs_itself_alone(tmp_path, spoil):
-    store = filled(tmp_path / "s", TRACES[:2])
+def test_an_unsound_trace_is_refused_by_name_and_costs_itself_alone(root, spoil):
+    store = filled(root / "s", TRACES[:2])
     with pytest.raises(ValueError, match=f"{TRACES[3].key}.*the other 2 are saved"):
         store.append([TRACES[2], spoil(TRACES[3]), TRACES[4]])
-    assert equal(Store(tmp_path / "s"), [*TRACES[:3], TRACES[4]])
+    assert equal(Store(root / "s"), [*TRACES[:3], TRACES[4]])
 
 
-def test_prompts_of_many_samples_are_kept_once(tmp_path):
+def test_prompts_of_many_samples_are_kept_once(root):
     long = fake_trace(1, rows=1, unmatched=1.0)
     prompt = fake_trace(2, rows=900).response_ids
     samples = [long._replace(key=f"k{i}", sample=i, prompt_ids=prompt) for i in range(50)]
-    store = filled(tmp_path / "s", samples)
+    store = filled(root / "s", samples)
     assert all(store[t.key].prompt_ids.tolist() == prompt.tolist() for t in samples)
     size = sum(shard["bytes"] for shard in store.shards.values())
     assert size < 50 * len(prompt)
 
 
-def test_a_reader_sees_what_another_process_finishes(tmp_path):
-    reader = filled(tmp_path / "s", TRACES[:3])
-    filled(tmp_path / "s", TRACES[3:])
+def test_a_reader_sees_what_another_process_finishes(root):
+    reader = filled(root / "s", TRACES[:3])
+    filled(root / "s", TRACES[3:])
     assert equal(reader, TRACES)
 
 
-def test_logs_are_folded_while_others_write_and_read(tmp_path):
-    writer, reader = filled(tmp_path / "s", TRACES[:2]), Store(tmp_path / "s")
+def test_logs_are_folded_while_others_write_and_read(root):
+    writer, reader = filled(root / "s", TRACES[:2]), Store(root / "s")
     for at in range(2, 12, 2):
-        Store.create(tmp_path / "s", ORIGIN)  # folds
-        assert not list((tmp_path / "s" / "log").iterdir())
+        Store.create(root / "s", ORIGIN)  # folds
+        assert not list((root / "s" / "log").iterdir())
         writer.append(TRACES[at : at + 2])
         assert reader.keys() == writer.keys() == {trace.key for trace in TRACES[: at + 2]}
-    assert len(read_manifest(tmp_path / "s")["shards"]) == 5
-    assert equal(Store(tmp_path / "s"), TRACES)
+    assert len(read_manifest(root / "s")["shards"]) == 5
+    assert equal(Store(root / "s"), TRACES)
 
 
 def test_a_writer_costs_no_more_for_the_shards_that_are_there(tmp_path):
@@ -167,13 +167,13 @@ def test_a_writer_costs_no_more_for_the_shards_that_are_there(tmp_path):
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-def test_a_store_travels_to_loader_workers(tmp_path):
-    store = filled(tmp_path / "s", TRACES)
+def test_a_store_travels_to_loader_workers(root):
+    store = filled(root / "s", TRACES)
     assert equal(pickle.loads(pickle.dumps(store)), TRACES)  # noqa: S301 (as torch's loader does with its own)
 
 
-def test_several_loader_workers_read_one_store(tmp_path):
-    store = filled(tmp_path / "s", TRACES[:6], TRACES[6:])
+def test_several_loader_workers_read_one_store(root):
+    store = filled(root / "s", TRACES[:6], TRACES[6:])
     keys = [trace.key for trace in TRACES]
     loader = DataLoader(Reader(store, keys), batch_size=None, num_workers=2, collate_fn=as_it_is)
     assert all(same(trace, READ[trace.key]) for trace in loader)
@@ -194,9 +194,9 @@ class Reader(Dataset):
         return self.store[self.keys[index]]
 
 
-def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
+def test_more_shards_than_may_be_open(root, monkeypatch):
     monkeypatch.setattr("ekd.store.store.OPEN", 2)
-    store = filled(tmp_path / "s", *[[trace] for trace in TRACES])
+    store = filled(root / "s", *[[trace] for trace in TRACES])
     assert equal(store, TRACES)
     assert len(store._open) == 2
 
@@ -253,7 +253,7 @@ def test_dying_at_any_step_of_an_append_loses_nothing_finished(tmp_path, step):
 def test_an_append_has_six_steps():
     """Manifest and its folder when the logs are folded; shard, log, and their folders: `step` above covers them all."""
     assert Path(files.__file__).read_text().count("os.fsync(") == 2  # in replace and in sync, which replace calls
-    assert Path(log.__file__).read_text().count("os.fsync(") == 1
+    assert Path(location.__file__).read_text().count("os.fsync(") == 1
 
 
 def test_ten_kills_at_random_moments():

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ekd.data.cached import TraceData
+from ekd.models.source import home
 from ekd.store import manifest
+from ekd.store.address import Address
 from ekd.store.log import fold, whole_manifest
 from ekd.store.repair import repair, verify
 from ekd.store.store import Store
@@ -24,12 +26,22 @@ ORIGIN = {"vocab": 1000, "teacher": "nobody"}
 TRACES = [fake_trace(seed, rows=20) for seed in range(12)]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    store = Store.create(tmp_path / "s", ORIGIN)
+def two_shards(folder: Path | Address) -> Path | Address:
+    store = Store.create(folder, ORIGIN)
     store.append(TRACES[:6])
     store.append(TRACES[6:])
-    return tmp_path / "s"
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return two_shards(tmp_path / "s")
+
+
+@pytest.fixture
+def place(root: Path | Address) -> Path | Address:
+    """A folder, and two kinds of address."""
+    return two_shards(root / "s")
 
 
 def shards(folder: Path) -> list[Path]:
@@ -57,7 +69,8 @@ def readable(folder: Path) -> set[str]:
 def flip(file: Path, at: int) -> None:
     data = bytearray(file.read_bytes())
     data[at] ^= 0x10
-    file.write_bytes(data)
+    file.write_bytes(bytes(data))
+    shutil.rmtree(home() / "copies", ignore_errors=True)  # what lies at an address is read again
 
 
 def keys(traces: list) -> set[str]:
@@ -88,11 +101,11 @@ def test_a_flipped_bit_anywhere_is_found_and_harms_at_most_its_shard(tmp_path_fa
     assert verify(folder).traces == 12
 
 
-def test_a_flip_in_one_trace_leaves_its_neighbours(folder):
-    file = shards(folder)[0]
+def test_a_flip_in_one_trace_leaves_its_neighbours(place):
+    file = shards(place)[0]
     flip(file, file.stat().st_size - 200)  # rows of the last trace
-    assert readable(folder) == keys(TRACES) - {TRACES[5].key}
-    assert any(TRACES[5].key in line for line in verify(folder).damage)
+    assert readable(place) == keys(TRACES) - {TRACES[5].key}
+    assert any(TRACES[5].key in line for line in verify(place).damage)
 
 
 def test_a_truncated_shard_keeps_what_came_before_the_cut(folder):
@@ -130,10 +143,10 @@ def test_a_missing_shard_is_named(folder):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": "ekd-store"}', "\udcff"])
-def test_a_broken_manifest_is_one_sentence(folder, content):
-    (folder / manifest.NAME).write_bytes(content.encode("utf-8", "surrogateescape"))
+def test_a_broken_manifest_is_one_sentence(place, content):
+    (place / manifest.NAME).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"manifest\.json is (damaged|not the manifest)") as caught:
-        Store(folder)
+        Store(place)
     assert "\n" not in str(caught.value)
 
 
@@ -156,24 +169,24 @@ def test_a_manifest_with_a_flipped_bit_is_refused_and_rebuilt(tmp_path_factory, 
     assert Store(folder).origin == ORIGIN
 
 
-def test_a_lost_manifest_is_rebuilt_from_the_shards(folder):
-    (folder / manifest.NAME).unlink()
+def test_a_lost_manifest_is_rebuilt_from_the_shards(place):
+    (place / manifest.NAME).unlink()
     for use in (Store, lambda path: Store.create(path, {**ORIGIN, "teacher": "another"})):
         with pytest.raises(ValueError, match=r"it is missing.*repair"):
-            use(folder)
-    assert "rebuilt from 2 shards" in repair(folder)[0]
-    assert verify(folder) == (12, 240, [], [])
-    assert Store.create(folder, ORIGIN).keys() == keys(TRACES)
+            use(place)
+    assert "rebuilt from 2 shards" in repair(place)[0]
+    assert verify(place) == (12, 240, [], [])
+    assert Store.create(place, ORIGIN).keys() == keys(TRACES)
 
 
-def test_a_newer_store_is_refused_and_left_alone(folder):
-    newer = {**manifest.read_manifest(folder), "version": manifest.VERSION + 1}
+def test_a_newer_store_is_refused_and_left_alone(place):
+    newer = {**manifest.read_manifest(place), "version": manifest.VERSION + 1}
     text = json.dumps({**newer, "checksum": manifest.checksum(newer)})
-    (folder / manifest.NAME).write_text(text)
+    (place / manifest.NAME).write_text(text)
     for use in (Store, repair, verify, lambda path: Store.create(path, ORIGIN)):
         with pytest.raises(ValueError, match=r"newer ekd .*update ekd"):
-            use(folder)
-    assert (folder / manifest.NAME).read_text() == text
+            use(place)
+    assert (place / manifest.NAME).read_text() == text
 
 
 def test_a_folder_that_is_no_store(tmp_path):
@@ -189,46 +202,46 @@ def test_a_place_where_no_folder_can_be(tmp_path):
         Store.create(tmp_path / "file", ORIGIN)
 
 
-def test_unfinished_and_unnamed_files_of_a_killed_writer(folder):
-    whole = shards(folder)[1].read_bytes()
-    name_only_the_first(folder)
-    (folder / "shards" / "abc.arrows.tmp").write_bytes(whole[:100])
-    (folder / "shards" / ("0" * 24 + ".arrows")).write_bytes(whole[:-8])  # its name is not its hash
-    assert Store(folder).keys() == keys(TRACES[:6])
-    store = Store.create(folder, ORIGIN)
+def test_unfinished_and_unnamed_files_of_a_killed_writer(place):
+    whole = shards(place)[1].read_bytes()
+    name_only_the_first(place)
+    (place / "shards" / "abc.arrows.tmp").write_bytes(whole[:100])
+    (place / "shards" / ("0" * 24 + ".arrows")).write_bytes(whole[:-8])  # its name is not its hash
+    assert Store(place).keys() == keys(TRACES[:6])
+    store = Store.create(place, ORIGIN)
     assert store.keys() == keys(TRACES)  # a whole shard is taken in, whoever wrote it
-    assert not list((folder / "shards").glob("*.tmp"))
-    assert verify(folder)[2:] == ([], ["0" * 24 + ".arrows is not named yet (its writer is at work, or was killed)"])
+    assert not list((place / "shards").glob("*.tmp"))
+    assert verify(place)[2:] == ([], ["0" * 24 + ".arrows is not named yet (its writer is at work, or was killed)"])
 
 
-def test_a_shard_that_others_have_made_again_in_part(folder):
-    file = shards(folder)[1]
+def test_a_shard_that_others_have_made_again_in_part(place):
+    file = shards(place)[1]
     whole = file.read_bytes()
-    name_only_the_first(folder)
+    name_only_the_first(place)
     file.unlink()
-    Store.create(folder, ORIGIN).append(TRACES[6:8])
+    Store.create(place, ORIGIN).append(TRACES[6:8])
     file.write_bytes(whole)
-    assert Store.create(folder, ORIGIN).keys() == keys(TRACES)
-    assert verify(folder) == (12, 240, [], [])
+    assert Store.create(place, ORIGIN).keys() == keys(TRACES)
+    assert verify(place) == (12, 240, [], [])
 
 
 @pytest.mark.parametrize("spoil", [lambda line: line[:40] + b"7" + line[41:], lambda line: b"[" * 9999 + b"\n" + line])
-def test_a_damaged_log_is_one_sentence_and_rebuilt(folder, spoil):
-    (file,) = (folder / "log").iterdir()
+def test_a_damaged_log_is_one_sentence_and_rebuilt(place, spoil):
+    (file,) = (place / "log").iterdir()
     file.write_bytes(spoil(file.read_bytes()))
     for use in (Store, verify, lambda path: Store.create(path, ORIGIN)):
         with pytest.raises(ValueError, match=r"is damaged .*repair.* rebuilds it from the shards"):
-            use(folder)
-    assert "rebuilt from 2 shards" in repair(folder)[0]
-    assert verify(folder) == (12, 240, [], [])
+            use(place)
+    assert "rebuilt from 2 shards" in repair(place)[0]
+    assert verify(place) == (12, 240, [], [])
 
 
-def test_half_a_line_of_a_killed_writer_names_no_shard_and_what_it_would_have_named_is_taken_in(folder):
-    (file,) = (folder / "log").iterdir()
+def test_half_a_line_of_a_killed_writer_names_no_shard_and_what_it_would_have_named_is_taken_in(place):
+    (file,) = (place / "log").iterdir()
     file.write_bytes(file.read_bytes()[:-9])
-    assert Store(folder).keys() == keys(TRACES[:6])
-    assert Store.create(folder, ORIGIN).keys() == keys(TRACES)
-    assert verify(folder) == (12, 240, [], [])
+    assert Store(place).keys() == keys(TRACES[:6])
+    assert Store.create(place, ORIGIN).keys() == keys(TRACES)
+    assert verify(place) == (12, 240, [], [])
 
 
 @pytest.mark.parametrize("room", [0, 300, 3000])

@@ -37,6 +37,13 @@ def path(tmp_path):
     return tmp_path / "s"
 
 
+@pytest.fixture
+def place(root):
+    """In a folder, and at two kinds of address."""
+    Store.create(root / "s", ORIGIN).append(TRACES)
+    return root / "s"
+
+
 def test_a_store_of_today_can_be_read_tomorrow():
     """20 solutions of GSM8K as SmolLM2 sees them, written by store version 1: these numbers must never change."""
     assert verify(REAL) == (20, 2148, [], [])
@@ -124,24 +131,24 @@ def test_impossible_percentages_are_refused(path, bad, capsys):
     assert "percentages" in capsys.readouterr().err
 
 
-def test_merge_keeps_every_trace_once_to_the_bit(tmp_path, path):
-    Store.create(tmp_path / "t", ORIGIN).append([*TRACES[5:], *(fake_trace(seed) for seed in range(20, 23))])
-    assert main(["merge", str(path), str(tmp_path / "t"), "-o", str(tmp_path / "u")]) == 0
-    one, merged = Store(path), Store(tmp_path / "u")
+def test_merge_keeps_every_trace_once_to_the_bit(root, place):
+    Store.create(root / "t", ORIGIN).append([*TRACES[5:], *(fake_trace(seed) for seed in range(20, 23))])
+    assert main(["merge", str(place), str(root / "t"), "-o", str(root / "u")]) == 0
+    one, merged = Store(place), Store(root / "u")
     assert len(merged) == 13
     assert len(merged.shards) == 1
     assert all(same(one[trace.key], merged[trace.key]) for trace in TRACES)
 
 
-def test_compact_folds_the_logs_and_takes_in_what_killed_writers_left(path, capsys):
-    store = Store(path)
-    with Presence(path) as own:
+def test_compact_folds_the_logs_and_takes_in_what_killed_writers_left(place, capsys):
+    store = Store(place)
+    with Presence(place) as own:
         Unsaved(store, own).add(part(fake_trace(20), store.layout))
         own.lock.release()  # as the system does for the dead
-        assert main(["compact", str(path)]) == 0
+        assert main(["compact", str(place)]) == 0
     assert "1 were left by killed writers" in capsys.readouterr().out
-    assert not list((path / "log").iterdir()) and fake_trace(20).key in Store(path)
-    assert len(read_manifest(path)["shards"]) == len(Store(path).shards)
+    assert not list((place / "log").iterdir()) and fake_trace(20).key in Store(place)
+    assert len(read_manifest(place)["shards"]) == len(Store(place).shards)
 
 
 def test_stores_of_two_origins_are_not_merged(tmp_path, path, capsys):
@@ -152,8 +159,8 @@ def test_stores_of_two_origins_are_not_merged(tmp_path, path, capsys):
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.jsonl"])
-def test_an_export_is_plain_columns(tmp_path, path, name):
-    assert main(["export", str(path), "-o", str(tmp_path / name)]) == 0
+def test_an_export_is_plain_columns(tmp_path, place, name):
+    assert main(["export", str(place), "-o", str(tmp_path / name)]) == 0
     if name.endswith("jsonl"):
         rows = [json.loads(line) for line in (tmp_path / name).read_text("utf-8").splitlines()]
     else:
@@ -161,7 +168,7 @@ def test_an_export_is_plain_columns(tmp_path, path, name):
         assert json.loads(table.schema.metadata[b"ekd.origin"]) == ORIGIN
         rows = table.to_pylist()
     assert [row["key"] for row in rows] == sorted(trace.key for trace in TRACES)
-    row, trace = rows[3], Store(path)[TRACES[3].key]
+    row, trace = rows[3], Store(place)[TRACES[3].key]
     assert row["response_ids"] == trace.response_ids.tolist()
     assert sum(row["counts"]) == len(row["ids"]) == len(row["logprobs"])
     assert np.allclose(row["logprobs"], trace.logprobs)

@@ -117,7 +117,7 @@ def make(
     name = str(store.origin.get("dataset", "")).lower()
     more = f"python -m ekd.report traces={store.path}{'' if run is None else f' run={run}'} limit={len(store)}"
     subject = Subject(
-        name=store.path.resolve().name,
+        name=store.path.resolve().name if isinstance(store.path, Path) else store.path.name,
         graded=""
         if grade is not None or any(trace.verdict for trace in traces)
         else f"{UNGRADED}{name or 'NAME'}, with the dataset.path= it had.",
