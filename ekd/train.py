@@ -52,7 +52,7 @@ def main(config: DictConfig) -> int:
     made["start"] = student.start
     callbacks, loggers = build(config.callback), build(config.logger)
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
-    check_strategy(trainer.strategy)
+    check_strategy(trainer.strategy, student)
     own = deciding(resolved, student=made["student"], ranks=trainer.world_size)
     trainer.strategy.checkpoint_io = Checkpoints(own, config.trainer.max_steps)
     with hold(run, wait=HydraConfig.get().mode == RunMode.MULTIRUN) if trainer.is_global_zero else nullcontext():
@@ -90,7 +90,7 @@ def go(
         return 130
     with Trained(callbacks["interrupt"].done, callbacks["checkpoint"].last_model_path, here=trainer.is_global_zero):
         after = trainer.validate(student, data, verbose=False)[0]
-        if not trainer.is_global_zero:
+        if not student.gather():
             return 0
         if config.save_student:  # before metrics.json, whose presence says that the run is complete
             make_folder(run / "student", partial(save_student, student, data))
@@ -229,10 +229,9 @@ def plan_memory(config: DictConfig, data: TraceData, student: Student) -> dict[s
     """Prints the plan. -> its peak, GB (1e9 bytes)."""
     from rich import print as show
 
-    from ekd.distill.memory_plan import largest, plan, plan_table
+    from ekd.distill.memory_plan import check_plan, largest, plan, plan_table
 
-    if config.plan not in (True, "measure"):
-        raise ValueError(f"plan is false, true (say it and stop) or measure (say it and train), not {config.plan!r}")
+    check_plan(config.plan, config.trainer.strategy)
     precision, packing, build_as_given = str(config.trainer.precision), data.packing, student.build
     most = largest(student, config.plan_gb, precision, packing=packing)
     now = plan(student, data.max_tokens, precision, packing=packing)

@@ -186,10 +186,19 @@ def provenance() -> dict[str, Any]:
 
 
 def name_job() -> None:
-    """Lightning starts further ranks by running this command again: in a sweep that is to be this job, not all."""
+    """Lightning starts further ranks by running this command again: in a sweep that is to be this job, not all.
+
+    Raises ValueError where the command is another program's, which started this job.
+    """
     job = HydraConfig.get()
     if job.mode != RunMode.MULTIRUN:
         return
+    starter = getattr(sys.modules["__main__"].__spec__, "name", "ekd")
+    if not starter.startswith("ekd"):
+        raise ValueError(
+            f"this cell was started by {starter.split('.')[0]} (hydra/launcher), and further ranks are started by "
+            "running the cell's own command again: leave hydra/launcher out, or give each cell trainer.devices=1"
+        )
     sys.argv[1:] = list(job.overrides.task)
     with read_write(job.run):  # type: ignore[arg-type] # a DictConfig, whatever its annotation says
         job.run.dir = job.runtime.output_dir

@@ -13,7 +13,6 @@ from types import TracebackType
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ekd.data.policy import Sampling
@@ -22,6 +21,7 @@ from ekd.data.source import Serving
 from ekd.data.tracing import batches_of, scoring
 from ekd.files import replace as write_file
 from ekd.models.load import end_ids
+from ekd.models.shards import whole
 from ekd.store.location import Location, location
 from ekd.types import Opens, Request
 
@@ -61,20 +61,10 @@ class RoundPlan:
         return location(self.store or Path(trainer.default_root_dir) / "rounds")
 
 
-def check_writing(strategy: Strategy) -> None:
-    """Raises ValueError where ranks that write texts of their own would wait for each other without end."""
-    if isinstance(strategy, FSDPStrategy):
-        raise ValueError(
-            "source=rounds with trainer.strategy=fsdp: each rank writes texts of its own length, and weights in shards "
-            "want all ranks at every token: set trainer.strategy=ddp, with student=lora where the memory is short"
-        )
-
-
 class RoundMaker:
     """Of one process. run: a digest of what decides the weights that write."""
 
     def __init__(self, rounds: RoundPlan, data: Serving, trainer: L.Trainer, run: str) -> None:
-        check_writing(trainer.strategy)
         self.rounds, self.data, self.trainer, self.run = rounds, data, trainer, run
         self.per_rank = rounds.steps_per_round * trainer.accumulate_grad_batches  # batches of a round
         asked = data.collector.requests("train", data.counts["train"], texts=False)
@@ -141,7 +131,8 @@ class RoundMaker:
                 f"texts of round {number} are gone from {self.store.path}, and the weights that wrote them, too: go on "
                 "from an older checkpoint (ckpt=), or start anew"
             )
-        self.collector.write(mine)
+        with whole(self.policy.student.model):  # each rank writes texts of its own length
+            self.collector.write(mine)
         self.seconds["writing"] = monotonic() - began
 
     def _read(self, number: int) -> None:

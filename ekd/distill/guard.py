@@ -10,12 +10,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 
 def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> Tensor:
-    """The length of the whole gradient, before it is clipped."""
-    return get_total_norm([p.grad for p in parameters if p.grad is not None])
+    """The length of the whole gradient, before it is clipped; in shards, too, the same on every rank."""
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def check_step(trainer: Trainer, loss: Tensor, norm: Tensor, limit: float | None) -> None:

@@ -87,6 +87,17 @@ class _FakeHead(torch.autograd.Function):
         return (*grads, None)
 
 
+def check_plan(wanted: Any, strategy: Any) -> None:
+    """plan= and trainer.strategy=, as they were given."""
+    if wanted not in (True, "measure"):
+        raise ValueError(f"plan is false, true (say it and stop) or measure (say it and train), not {wanted!r}")
+    if strategy == "fsdp2":
+        raise ValueError(
+            f"plan={str(wanted).lower()} plans a student that is whole on its device, and trainer.strategy=fsdp2 "
+            "shares it out: set trainer.strategy=auto for a plan of one device, or plan=false"
+        )
+
+
 def plan(student: Student, tokens: int, precision: str, *, length: int = LENGTH, packing: bool = False) -> Plan:
     """One optimizer step on `tokens` tokens, in sequences of `length` at most, each of them a row that pays."""
     with torch.device("meta"):  # peft moves its adapters, which fake tensors do not allow

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ekd.distill.schedule import spread
+from ekd.models.checkpoint import STUDENT
 from ekd.models.head import TAILS
 from ekd.models.lora import Lora
+from ekd.models.reader import can_share
+from ekd.models.shards import shard
 
 UNMATCHED = ("end", "all", "none")
 
@@ -30,6 +35,12 @@ class Build:
     compile: bool
     start: str | None
 
+    def check_quantize(self, quantize: str | None) -> None:
+        if quantize and self.lora is None:
+            raise ValueError(
+                f"student.quantize={quantize} freezes the weights, so something else has to learn: student=qlora"
+            )
+
     def attach(self, model: PreTrainedModel) -> None:
         """Adapters, where there are any; in place."""
         if self.lora is not None:
@@ -40,6 +51,33 @@ class Build:
         if self.gradient_checkpointing:
             # reentrant, no gradient would pass where no input asks for one: behind frozen embeddings (LoRA)
             model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def decoder(self, model: PreTrainedModel, mesh: DeviceMesh | None) -> tuple[Callable[..., Any], bool]:
+        """What reads a batch, and whether it may read a common beginning apart. mesh: where the weights go in shards.
+
+        A method, not a module: a second name for the decoder would write its weights twice into a checkpoint.
+        """
+        if mesh is not None:
+            # gradient of a beginning reaches a layer through its keys, after the layer has gone back to shards
+            return shard(model, mesh["data_parallel"]), False
+        if self.compile:
+            return torch.compile(model.get_decoder().forward), False
+        return model.get_decoder().__call__, can_share(model)
+
+    def to_keep(self, module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a state dict what a checkpoint needs: beside adapters, the model's frozen weights are not in it."""
+        if self.lora is None:
+            return dict(state)
+        learned = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        return {key: value for key, value in state.items() if key in learned or not key.startswith(STUDENT)}
+
+    def save(self, model: PreTrainedModel, untrained: Callable[[], PreTrainedModel], folder: Path) -> None:
+        """As plain transformers loads it. Adapters are kept beside (`folder`/adapter) and merged in."""
+        if self.lora is None:
+            model.save_pretrained(folder)
+        else:
+            model.save_pretrained(folder / "adapter")
+            self.lora.merge(untrained(), folder / "adapter").save_pretrained(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +101,13 @@ class Objective:
             raise ValueError(f"student.tail is one of {', '.join(TAILS)}, not {self.tail!r}")
         if self.unmatched not in UNMATCHED:
             raise ValueError(f"student.unmatched is one of {', '.join(UNMATCHED)}, not {self.unmatched!r}")
+
+    def check_gate(self, gated: bool) -> None:
+        if gated and self.alpha_ce:
+            raise ValueError(
+                f"student.alpha_ce={self.alpha_ce} and gate=hard_label both say how much of a price is cross "
+                "entropy: leave student.alpha_ce=0, or gate=null"
+            )
 
     @property
     def terms(self) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from ekd.models.chance import reseed
 from ekd.models.checkpoint import about_checkpoint, restore
 from ekd.models.head import Head, check_head, distill, head_of
 from ekd.models.load import check_borders
-from ekd.models.reader import agreement, can_share, divergence, matched_with_student, response_hidden, with_student
+from ekd.models.reader import agreement, divergence, matched_with_student, response_hidden, with_student
 from ekd.models.rows import at_temperature, matched, spans_to_price, top_of, where
+from ekd.models.shards import is_sharded, rest, unsharded
 from ekd.models.spec import ModelSpec
 from ekd.types import Batch, Learns, Loss, Reviews, Rows, Selector, Signal
 
@@ -49,15 +50,8 @@ class Student(L.LightningModule):
         gate: HardLabel | None,
     ) -> None:
         super().__init__()
-        if spec.quantize and build.lora is None:
-            raise ValueError(
-                f"student.quantize={spec.quantize} freezes the weights, so something else has to learn: student=qlora"
-            )
-        if gate is not None and objective.alpha_ce:
-            raise ValueError(
-                f"student.alpha_ce={objective.alpha_ce} and gate=hard_label both say how much of a price is cross "
-                "entropy: leave student.alpha_ce=0, or gate=null"
-            )
+        build.check_quantize(spec.quantize)
+        objective.check_gate(gate is not None)
         self.spec, self.build, self.objective, self.pace = spec, build, objective, pace
         # Of which weights; kept in checkpoints.
         self.start = None if build.start is None else about_checkpoint(Path(build.start))
@@ -103,10 +97,7 @@ class Student(L.LightningModule):
         if self.start is not None:
             restore(self.model, Path(self.start["file"]), self.spec.model, partly=self.build.lora is not None)
         self.build.set_training(self.model)
-        self.shares = can_share(self.model) and not self.build.compile
-        decoder = self.model.get_decoder()
-        # methods, not modules: a second name for the decoder would write its weights twice into a checkpoint
-        self.decode = torch.compile(decoder.forward) if self.build.compile else decoder.__call__
+        self.decode, self.shares = self.build.decoder(self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
         self.began = monotonic()
@@ -123,19 +114,19 @@ class Student(L.LightningModule):
         minutes = self.minutes + (monotonic() - self.began) / 60
         past = {"before": self.before, "speed": dict(self.speed), "minutes": minutes, "start": self.start}
         checkpoint["past"] = past
-        if self.build.lora is not None:
-            learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-            weights = checkpoint["state_dict"].items()
-            checkpoint["state_dict"] = {k: v for k, v in weights if k in learned or not k.startswith("model.")}
+        checkpoint["state_dict"] = self.build.to_keep(self, checkpoint["state_dict"])
 
     def save(self, folder: Path) -> None:
-        """The student as plain transformers loads it. Adapters are kept beside (`folder`/adapter) and merged in."""
+        """The student as plain transformers loads it."""
         assert self.model is not None
-        if self.build.lora is None:
-            self.model.save_pretrained(folder)
-        else:
-            self.model.save_pretrained(folder / "adapter")
-            self.build.lora.merge(self.load(), folder / "adapter").save_pretrained(folder)
+        self.build.save(self.model, self.load, folder)
+
+    def gather(self) -> bool:
+        """After training, on every rank: shards are made whole on the first, gone on others. -> is this the first"""
+        here = self.trainer.is_global_zero
+        if self.model is not None and is_sharded(self.model):
+            self.model = unsharded(self.model, self.skeleton, here=here)
+        return here
 
     def hidden(self, batch: Batch) -> Tensor:
         """(R, H): the decoder alone, so that no logits are built, and only the rows that predict a response token."""
@@ -143,12 +134,18 @@ class Student(L.LightningModule):
         return response_hidden(self.decode, batch, share=self.shares)
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
-        if not self.bordered and len(batch.rows.teachers) > len(batch.input_ids):  # a packed row
+        if not self.bordered and self._packed(batch):
             with self.trainer.precision_plugin.forward_context():
-                check_borders(self.model, self.spec.attention)  # type: ignore[arg-type]
+                check_borders(self.model, self.decode, self.spec.attention)  # type: ignore[arg-type]
+            rest(self.model)
             self.bordered = True
         reseed(self.stream, self.trainer.fit_loop.total_batch_idx)  # dropout goes on as if nothing had been
         self._began = monotonic()
+
+    def _packed(self, batch: Batch) -> bool:
+        """Whether a row holds several sequences; in shards, whether one of any rank does: no rank reads alone."""
+        packed = len(batch.rows.teachers) > len(batch.input_ids)
+        return self.trainer.strategy.reduce_boolean_decision(packed, all=False) if is_sharded(self.model) else packed
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         assert self.model is not None
@@ -197,6 +194,7 @@ class Student(L.LightningModule):
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for part, batch in self.unreviewed:
                 part.review(self._seen(self.hidden(batch), head_of(self.model), batch.rows))  # type: ignore[arg-type]
+            rest(self.model)
         self.unreviewed.clear()
 
     @torch.no_grad()
@@ -288,6 +286,7 @@ class Student(L.LightningModule):
         if kl.weight > 0:  # else no row has a teacher, and there is nothing to measure
             check_kl(self.trainer, float(kl.compute()))
         self.log_dict(self.diagnostics.compute(), sync_dist=True)
+        rest(self.model)
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None

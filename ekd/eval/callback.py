@@ -7,13 +7,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ekd.eval.benchmark import Answered, Benchmark
 from ekd.eval.statistics import mean_interval, wilson
+from ekd.models.shards import whole
 
 
 class BenchmarkCallback(L.Callback):
@@ -35,16 +36,18 @@ class BenchmarkCallback(L.Callback):
         self.benchmark, self.seconds, self.dirpath = benchmark, seconds, Path(dirpath)
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy)):
             raise ValueError(
                 f"callback=benchmark needs the whole student on every rank, which {type(trainer.strategy).__name__} "
-                "does not keep; set trainer.strategy=ddp, or callback=default and evaluate the student afterwards"
+                "does not give; set trainer.strategy=ddp or fsdp2, or callback=default and evaluate the student later"
             )
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        figures = self._reduce(trainer, module, self._run(trainer, module).answers)
+        with whole(module.model):  # each rank writes answers of its own length
+            answered = self._run(trainer, module)
+        figures = self._reduce(trainer, module, answered.answers)
         if figures["benchmark_answered"] != 1:
             rank_zero_warn(
                 f"the benchmark at step {trainer.global_step} was stopped after {self.seconds} s with "

@@ -23,8 +23,8 @@ STUDENT = "model."  # how a checkpoint calls the student's weights
 FREE = {
     *("ckpt", "ckpt_from", "save_student", "keep_checkpoints", "viewer", "plan", "plan_gb", "logger", "hydra"),
     *("benchmark", "baselines"),
-    *(f"trainer.{name}" for name in ("accelerator", "devices", "strategy", "max_steps", "max_time", "profiler")),
-    *(f"trainer.{name}" for name in ("val_check_interval", "check_val_every_n_epoch", "log_every_n_steps")),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_time")),
+    *(f"trainer.{name}" for name in ("profiler", "val_check_interval", "check_val_every_n_epoch", "log_every_n_steps")),
     *(f"trainer.{name}" for name in ("num_sanity_val_steps", "default_root_dir", "enable_progress_bar", "benchmark")),
     *(f"callback.{name}" for name in ("checkpoint", "interrupt", "learning_rate", "progress", "best", "benchmark")),
     *("callback.early_stop", "data.workers", "data.collector.store", "student.head_mb", "student.compile"),
@@ -117,7 +117,8 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Raises ValueError for one that is missing or not as it was written. Nothing in it is run (weights_only)."""
     check_checkpoint(path)
-    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    # mapped: several ranks of a machine share the pages, and one that wants its rows alone reads no others
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return loaded
 
 

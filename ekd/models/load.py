@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,15 @@ def pick_device(device: str) -> str:
 
 
 @torch.no_grad()
-def check_borders(model: PreTrainedModel, attention: str) -> None:
-    """A packed row's second sequence must not feel its first. Tried out, for neither names nor configs say it."""
+def check_borders(model: PreTrainedModel, decode: Callable[..., Any], attention: str) -> None:
+    """A packed row's second sequence must not feel its first. Tried out, for neither names nor configs say it.
+
+    decode: the model's decoder, as its owner calls it.
+    """
     ids = torch.arange(1, 12, device=model.device)[None]
     other = torch.cat([ids[:, :5] + 20, ids[:, 5:]], 1)
     positions = torch.cat([torch.arange(5), torch.arange(6)])[None].to(model.device)
-    decode, training = model.get_decoder(), model.training
+    training = model.training
     model.eval()
     a, b = (decode(input_ids=i, position_ids=positions, use_cache=False).last_hidden_state[:, 5:] for i in (ids, other))
     model.train(training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from test_train import ekd
@@ -41,11 +42,12 @@ def student(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "student" / "model.safetensors")
 
 
-def test_two_ranks_write_and_learn_what_one_does(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_write_and_learn_what_one_does(tmp_path, strategy):
     """Each rank writes its share into one store; one rank that accumulates two batches takes the same steps."""
     words = ["source.staleness=1", "source.problems_per_round=6"]
     alone, said = train(tmp_path, "alone", "trainer.accumulate_grad_batches=2", *words)
-    both, also = train(tmp_path, "both", "trainer.devices=2", "trainer.strategy=ddp", *words)
+    both, also = train(tmp_path, "both", "trainer.devices=2", f"trainer.strategy={strategy}", *words)
     for run, out in ((alone, said), (both, also)):
         assert out.count(f"rounds      {run / 'rounds'}\n") == 1
     one, two = texts(alone), texts(both)

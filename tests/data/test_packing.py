@@ -66,7 +66,7 @@ def test_other_families_see_the_borders_too(family, attention):
     module = student()
     module.model = AutoModelForCausalLM.from_config(FAMILIES[family], attn_implementation=attention).eval()
     module.decode = module.model.get_decoder().__call__
-    check_borders(module.model, attention)
+    check_borders(module.model, module.decode, attention)
     rows = module.hidden(Collate(272, packing=True)(made(3)))
     torch.testing.assert_close(rows, module.hidden(Collate(272)(made(3))), atol=1e-5, rtol=1e-4)
 
@@ -76,7 +76,7 @@ def test_a_model_whose_state_runs_across_borders_is_refused_in_a_sentence():
         MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=272, state_size=4)
     )
     with pytest.raises(ValueError, match=r"data.packing=true: .* set data.packing=false"):
-        check_borders(mamba, "sdpa")
+        check_borders(mamba, mamba.get_decoder(), "sdpa")
 
 
 def test_training_asks_for_the_borders_before_its_first_step(monkeypatch):

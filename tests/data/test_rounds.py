@@ -17,14 +17,12 @@ from fake_traces import fake_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from test_data import data
 from test_student import student
 
 from ekd.data.mix import Mix, Stores
 from ekd.data.policy import Sampling
 from ekd.data.rollouts import by_outcome, of_round, sampled, share_out, turn
-from ekd.data.round_maker import check_writing
 from ekd.data.rounds import Rounds
 from ekd.loss.reverse_kl import ReverseKL
 from ekd.models.checkpoint import Checkpoints
@@ -285,12 +283,6 @@ def test_too_few_texts_for_the_batches_of_a_round_are_named(tmp_path):
 def test_values_are_checked(changes, why):
     with pytest.raises(ValueError, match=why):
         rounds(**changes)
-
-
-def test_weights_in_shards_are_refused():
-    with pytest.raises(ValueError, match=r"source=rounds with trainer.strategy=fsdp: .* set trainer.strategy=ddp"):
-        check_writing(FSDPStrategy())
-    check_writing(DDPStrategy())
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 5))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 import torch
 import yaml
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from test_student import student
 
 from ekd.cli.door import CONF
+from ekd.distill.memory_plan import check_plan
 from ekd.distill.run_folder import hold
-from ekd.distill.strategy import check_strategy
+from ekd.distill.strategy import FSDP2, check_strategy
 from ekd.models.checkpoint import Checkpoints, check_checkpoint, deciding, load
 
 CONFIG = {
@@ -59,10 +63,29 @@ def test_any_bit_flip_or_cut_is_named(tmp_path):
 
 
 def test_a_strategy_that_neither_syncs_nor_shards_is_refused():
-    check_strategy(SingleDeviceStrategy())
-    check_strategy(DDPStrategy())
-    with pytest.raises(ValueError, match=r"ModelParallelStrategy.*ddp or fsdp"):
-        check_strategy(ModelParallelStrategy())
+    made = student()
+    for known in (SingleDeviceStrategy(), DDPStrategy(), FSDP2()):
+        check_strategy(known, made)
+    for other in (FSDPStrategy(), ModelParallelStrategy(tensor_parallel_size=1)):
+        with pytest.raises(ValueError, match=rf"{type(other).__name__}.*ddp or fsdp2"):
+            check_strategy(other, made)
+
+
+def test_tensor_parallelism_and_what_was_not_seen_to_work_in_shards_are_refused():
+    for size in ("auto", 2):  # Lightning's auto is every device of a machine
+        with pytest.raises(ValueError, match=r"tensor parallelism, which ekd does not do.*strategy=fsdp2"):
+            check_strategy(ModelParallelStrategy(tensor_parallel_size=size), student())
+    shards, made = FSDP2(), student()
+    made.build = replace(made.build, compile=True)
+    check_strategy(DDPStrategy(), made)
+    with pytest.raises(ValueError, match=r"student\.compile=true with .*fsdp2.*student\.compile=false"):
+        check_strategy(shards, made)
+    shards.precision_plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(ValueError, match=r"16-mixed with .*fsdp2.*bf16-mixed"):
+        check_strategy(shards, student())
+    for plan in (True, "measure"):
+        with pytest.raises(ValueError, match=r"plan=(true|measure) plans a student that is whole.*plan=false"):
+            check_plan(plan, "fsdp2")
 
 
 @pytest.mark.parametrize("door", ["train", "trace"])
