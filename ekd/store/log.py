@@ -42,8 +42,11 @@ class Logs:
         self.shards: dict[str, dict[str, Any]] = {}  # by file
         self.read: dict[Location, int] = {}  # bytes of each log that was ever there
 
-    def refresh(self) -> None:
-        """Raises DamagedManifest for a whole line that no writer wrote; what a kill left half written is no line."""
+    def refresh(self) -> dict[str, dict[str, Any]]:
+        """-> the shards that are new. Raises DamagedManifest for a whole line that no writer wrote; what a kill left
+        half written is no line.
+        """
+        new: dict[str, dict[str, Any]] = {}
         for file in files_in(self.folder, "*.jsonl"):
             check_link(file)
             at = self.read.get(file, 0)
@@ -54,8 +57,10 @@ class Logs:
             whole = content[: content.rfind(b"\n") + 1]
             for line in whole.splitlines():
                 shard = shard_of(line, file)
-                self.shards[shard["file"]] = shard
+                new[shard["file"]] = shard
             self.read[file] = at + len(whole)
+        self.shards |= new
+        return new
 
 
 def line_of(shard: dict[str, Any]) -> bytes:

@@ -46,6 +46,7 @@ class Store:
         self._log, self._logs, self._read = Log(self.path), Logs(self.path), UNREAD
         self._open: dict[str, Shard] = {}
         self._known: set[str] = set()  # shard files that the index covers
+        self._new: list[str] = []  # those that it does not cover yet
         self._where: dict[str, tuple[str, int]] = {}  # key -> (shard file, row)
         self._refresh()
 
@@ -202,7 +203,8 @@ class Store:
         self.refresh()
 
     def _refresh(self) -> None:
-        self._logs.refresh()  # before the manifest, which has the shards of a log that is gone
+        """What is new alone, but for a manifest that is another: a store may have many thousand shards."""
+        new = self._logs.refresh()  # before the manifest, which has the shards of a log that is gone
         manifests.check_folder(self.path)
         read = version_of(self.path / manifests.NAME)
         if read != self._read or read == UNREAD:
@@ -210,8 +212,11 @@ class Store:
             self.origin: dict[str, Any] = manifest["origin"]
             self.layout, self.teacher = layout_of(self.origin), teacher_of(self.origin)
             self.shards: dict[str, dict[str, Any]] = {shard["file"]: shard for shard in manifest["shards"]}
-        self.shards |= self._logs.shards
-        self._new = [file for file in self.shards if file not in self._known]  # not indexed yet
+            new = self.shards = self.shards | self._logs.shards
+            self._new = []
+        else:
+            self.shards |= new
+        self._new += [file for file in new if file not in self._known]  # not indexed yet
 
     def _scan(self) -> None:
         """Index the shards that are new in the manifest. What cannot be read is named and counts as not collected."""
