@@ -1,6 +1,6 @@
 """python -m ekd.evaluate: let a model solve held-out problems, and say how many it solved and how sure that is.
 
-python -m ekd.evaluate compare A B           two results, problem by problem
+python -m ekd.evaluate compare A B           two results, problem by problem; page=true: side by side in a browser
 python -m ekd.evaluate perplexity store=...  perplexity, KL to the teacher and calibration
 python -m ekd.evaluate harness tasks=[...]   the tasks of lm-evaluation-harness
 """
@@ -229,8 +229,9 @@ DOORS = {"perplexity": perplexity, "harness": harness}
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
         from ekd.eval.compare import main as compare
+        from ekd.report.compare_view import compare_page
 
-        sys.exit(compare(sys.argv[2:]))
+        sys.exit(compare(sys.argv[2:], compare_page))
     if sys.argv[1:2] and sys.argv[1] in DOORS:
         name = sys.argv.pop(1)
         door(name, DOORS[name])

@@ -1,9 +1,13 @@
-"""Two models on the same problems, side by side: is the difference more than chance, and which problems flipped."""
+"""Two models on the same problems, side by side: is the difference more than chance, and which problems flipped.
+
+page=true: also as a page with all answers, in compare/ beside B's.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,16 +55,18 @@ def compare(a: list[Answer], b: list[Answer]) -> Comparison:
     return Comparison(len(both), sum(x) / len(x), sum(y) / len(y), difference(x, y), moved)
 
 
-def main(words: list[str]) -> int:
-    """0 if they were compared, 2 after one sentence."""
+def main(words: list[str], write_page: Callable[[Comparison, Path, Path], Path]) -> int:
+    """0 if they were compared, 2 after one sentence. write_page: of a comparison and the two files of answers."""
     from rich import print as show
 
     parser = Parser("python -m ekd.evaluate compare", description=__doc__)
     parser.add_argument("a", metavar="A", type=Path, help="a results folder (or its answers.jsonl), or a run's folder")
     parser.add_argument("b", metavar="B", type=Path, help="another; the difference is B - A")
     parser.add_argument("--out", type=Path, help="write everything, all flipped problems too, to this JSON file")
-    given = parser.parse_args(words)
+    asked = [word for word in words if word.startswith("page=")]  # said as other commands' settings are
+    given = parser.parse_args([word for word in words if word not in asked])
     try:
+        wanted = page_wanted(asked)
         a, b = locate(given.a), locate(given.b)
         found = compare(list(read_answers(a).values()), list(read_answers(b).values()))
     except (ValueError, OSError) as error:
@@ -76,7 +82,17 @@ def main(words: list[str]) -> int:
         print(f"... and {len(found.flips) - SHOWN} more; --out FILE.json holds all")
     if given.out:
         given.out.write_text(json.dumps(comparison_json(found, a, b), indent=1))
+    if wanted:
+        print(f"page        open {write_page(found, a, b).resolve().as_uri()}")
     return 0
+
+
+def page_wanted(asked: list[str]) -> bool:
+    """Of page=true and page=false the last."""
+    said = asked[-1].removeprefix("page=") if asked else "false"
+    if said not in ("true", "false"):
+        raise ValueError(f"page is true (all answers side by side, in a browser) or false, not {said!r}")
+    return said == "true"
 
 
 def comparison_rows(found: Comparison, missing: int = 0) -> list[Row]:

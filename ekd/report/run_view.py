@@ -46,6 +46,8 @@ def run_view(cell: Cell, folder: Folder) -> dict[str, Any]:
         "title": f"{cell.method}, seed {cell.seed}",
         "kicker": f"A run of ekd: {run}",
         "tally": run_tally(cell),
+        "headline": run_headline(cell),
+        "viewer": "traces.html" if (folder.path / "traces.html").is_file() else "",
         "outcome": run_outcome(cell),
         "cautions": run_cautions(cell),
         "learning": run_learning(cell, folder),
@@ -60,6 +62,24 @@ def run_view(cell: Cell, folder: Folder) -> dict[str, Any]:
         "settings": settings(cell.made["config"]),
         "made_by": f"python -m ekd.report run={run}",
     }
+
+
+def run_headline(cell: Cell) -> str:
+    """What came out, in a sentence: answers if there was a benchmark, else the divergence that was trained on."""
+    found = benchmarks(cell)
+    if after := found.get("student after"):
+        share, low, high = (100 * after[f"accuracy{end}"] for end in ("", "_low", "_high"))
+        others = [
+            f"{words} {100 * found[who]['accuracy']:.1f}%"
+            for who, words in (("student before", "before training it solved"), ("teacher", "its teacher solves"))
+            if who in found
+        ]
+        said = f"The student solves {share:.1f}% [{low:.1f}, {high:.1f}] of {int(after['problems'])} problems"
+        return f"{'; '.join([said, *others])}."
+    before, now = cell.figures.get("before", {}), cell.figures["after"]["val/kl"]
+    if "val/kl" not in before:
+        return f"The student ends {now:.3f} nats a token from its teacher (held-out KL)."
+    return f"Held-out KL to the teacher went from {before['val/kl']:.3f} to {now:.3f} nats a token."
 
 
 def run_tally(cell: Cell) -> list[tuple[str, str, str]]:

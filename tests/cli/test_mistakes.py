@@ -303,6 +303,7 @@ evaluate compare => required: A, B
 evaluate compare a => required: B
 evaluate compare a b => a holds no answers.jsonl
 evaluate compare a b c => unrecognized arguments: c
+evaluate compare a b page=maybe => page is true
 export => give run=RUN
 export run=nowhere => run=nowhere is not a finished training run
 export run=nowhere format=safetensors => nowhere

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import hashlib
 import json
 import os
@@ -394,30 +395,28 @@ def test_the_page_of_one_run(tmp_path):
     wrong = {**answer, "status": "wrong", "extracted": "5"}
     right = {**answer, "status": "correct", "extracted": "4", "sample": 1}
     (run / "answers.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(right)}\n{{")
-    text = run_page(run).read_text()
-    assert text.index("student after: right") < text.index("student after: wrong")
-    assert "&lt;i&gt;4&lt;/i&gt;" in text and "2 + 2?" in text
-    before = {
-        **answer,
-        "status": "wrong",
-        "extracted": "9",
-        "sample": 1,
-        "endless": True,
-        "text": "9 9 9",
-        "finish": "length",
-    }
-    (run / "answers_before.jsonl").write_text(f"{json.dumps(before)}\n")
+    assert "<i>" not in run_page(run).read_text()
+    assert "Held-out KL to the teacher went from 16.000 to 1.200 nats a token" in said(run_page(run))
+    first, second = unpacked(run_page(run))
+    assert [one[3][0][0] for one in (first, second)] == ["right", "wrong"]
+    assert first[:3] == ["p1, answer 2", "4", "2 + 2?"] and first[3][0][3] == "<i>4</i>"
+    before = {**answer, "status": "wrong", "extracted": "9", "sample": 1, "endless": True, "text": "9 9 9"}
+    (run / "answers_before.jsonl").write_text(f"{json.dumps(before | {'finish': 'length'})}\n")
     sure = {**right, "text": "a <b>", "pieces": ["a", " <b>", ""], "entropy": [0.0, 1.0, 0.5]}
-    (run / "answers.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(sure)}\n")
-    text = run_page(run).read_text()
-    assert (
-        text.index("<strong>solved now, not before")
-        < text.index("student before: wrong")
-        < text.index("<strong>answered wrongly")
-    )
-    assert '--much: 50%" title="1.00 nats"> &lt;b&gt;</span>' in text and text.count('class="token"') == 4
-    assert "said 9; 9 tokens, repeats itself without end" in text and "<details><summary>the text</summary>" in text
-    assert '<option value="gained">solved now, not before: 1</option>' in text
+    blank = {**wrong, "text": " \n"}
+    (run / "answers.jsonl").write_text(f"{json.dumps(blank)}\n{json.dumps(sure)}\n")
+    page = run_page(run)
+    first, second = unpacked(page)
+    assert first[3] == [
+        ["wrong", "said 9; 9 tokens, repeats itself without end", 1, "9 9 9"],
+        ["right", "said 4; 9 tokens", 0, ["a", " <b>"], [0.0, 1.0]],
+    ]
+    assert second[3] == [None, ["wrong", "said 5; 9 tokens, blank", 1, ""]]
+    text = page.read_text()
+    assert re.findall(r"<option[^>]*>([^<]*)", text) == [
+        "all 2", "only student after right: 1", "none right: 1",
+        "of any ending", "one is blank: 1", "one repeats itself without end: 1", "one is cut off: 1",
+    ]  # fmt: skip
     assert "One run is one seed" in text and "uncommitted changes" in text
     (run / "metrics.json").rename(run / "run.json")
     with pytest.raises(ValueError, match="not finished"):
@@ -425,6 +424,12 @@ def test_the_page_of_one_run(tmp_path):
     with pytest.raises(ValueError, match="holds no training run"):
         run_page(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def unpacked(page: Path) -> list:
+    """The problems of a page, as its script finds them."""
+    blocks = re.findall(r"data-block>([^<]*)</script>", page.read_text())
+    return [one for block in blocks for one in json.loads(gzip.decompress(base64.b64decode(block)))]
 
 
 def test_the_page_module_is_light_to_import():

@@ -16,12 +16,6 @@ for (const figure of document.querySelectorAll("figure[data-lines]")) {
     line.addEventListener("pointerleave", () => show(select.value));
   }
 }
-// Answers of one kind.
-for (const select of document.querySelectorAll("select[data-filter]")) {
-  select.addEventListener("change", () => {
-    for (const one of document.querySelectorAll(`[data-list="${select.dataset.filter}"] article`)) one.hidden = select.value !== "" && one.dataset.kind !== select.value;
-  });
-}
 // A figure whose parts tell their values: the nearest to the pointer, or to the finger.
 for (const svg of document.querySelectorAll("svg.figure")) {
   const points = [...svg.querySelectorAll(".point")];
