@@ -14,6 +14,7 @@ COMMANDS = {
     "report": "a page of a run, a sweep or a trace store",
     "store": "inspect, verify, repair, compact, merge, export and import traces",
     "export": "a student for transformers, GGUF or Ollama",
+    "dashboard": "the W&B dashboard of a sweep, and a sweep for W&B's agents",
     "doctor": "what this machine has for ekd",
 }
 
@@ -22,7 +23,7 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print("usage: ekd COMMAND ...   (also: python -m ekd.COMMAND ...)\n")
-        print(*(f"  {name:<10}{told}" for name, told in COMMANDS.items()), sep="\n")
+        print(*(f"  {name:<11}{told}" for name, told in COMMANDS.items()), sep="\n")
         print("\nekd COMMAND --help says more; ekd train alone does the demo.")
         sys.exit(0)
     if words[0] not in COMMANDS:

@@ -44,6 +44,10 @@ DISK = {
 }
 
 
+class Diverged(ValueError):
+    """Numbers of the training are none any more."""
+
+
 def sentence(error: BaseException) -> str | None:
     """One line, or None for a defect of ours."""
     for kind in type(error).__mro__:

@@ -155,9 +155,7 @@ def keep(run: Path, outcome: dict[str, Any], trainer: L.Trainer, benchmark: Benc
     figures = outcome["figures"]
     write_json(run / "metrics.json", outcome)
     metrics = flat(figures["benchmark"], type(benchmark.dataset).__name__.lower())
-    logged = log_outcome(
-        trainer.loggers, outcome, metrics, benchmark.questions(), run / "answers.jsonl", trainer.global_step
-    )
+    logged = log_outcome(trainer.loggers, outcome, metrics, benchmark.questions(), run, trainer.global_step)
     show(outcome_table(figures))
     return logged
 

@@ -16,7 +16,7 @@ LAYERS = (
     ("types", "defaults", "renamed", "method", "outside", "files", "mistakes", "models", "translate"),
     ("dataset | teacher | signal | selector | loss | store",),
     ("data", "distill | eval", "export"),
-    ("report", "chat", "cli", "commands", "session"),
+    ("report", "chat", "cli", "dashboard", "commands", "session"),
 )
 VARIANTS = {"dataset", "teacher", "signal", "selector", "loss"}  # known above only by their protocols
 COMMANDS = {"train", "trace", "evaluate"}  # and every __main__.py

@@ -27,6 +27,8 @@ class OfflineRun(NamedTuple):
     stats: list[dict[str, Any]]
     exit: Any  # RunExitRecord, None of a run that was killed
     folder: Path
+    artifacts: list[Any]  # ArtifactRecord: name, type, manifest, use_after_commit ...
+    alerts: list[Any]  # AlertRecord: title, text, level
 
 
 def read(folder: Path) -> OfflineRun:
@@ -45,7 +47,13 @@ def read(folder: Path) -> OfflineRun:
         stats=[merged(record.item) for record in found.get("stats", [])],
         exit=next(iter(found.get("exit", [])), None),
         folder=folder,
+        artifacts=[*logged(found.get("request", [])), *found.get("artifact", [])],
+        alerts=found.get("alert", []),
     )
+
+
+def logged(requests: list[Any]) -> Iterator[Any]:
+    return (request.log_artifact.artifact for request in requests if request.HasField("log_artifact"))
 
 
 def merged(items: Any) -> dict[str, Any]:

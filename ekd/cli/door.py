@@ -25,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from ekd.cli.alert import alert
 from ekd.cli.command import check_command, check_whole_config, settle
 from ekd.cli.conf import PACKAGE
 from ekd.cli.embedded import completed
@@ -107,6 +108,7 @@ class Jobs:
             _stopped()
         except Exception as error:  # any: a cell keeps its defect and the others go on; a single run raises it
             said = sentence(error)
+            alert(error, said or traceback.format_exc())
             if sweeps:
                 _failed(run, said)
                 return None

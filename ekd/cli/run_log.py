@@ -1,7 +1,8 @@
-"""What a finished run leaves with its loggers: the figures that scripts/dashboard.py reads, and for W&B some tables."""
+"""What a finished run leaves with its loggers: the figures that `ekd dashboard` reads, and for W&B some tables."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from ekd.eval.answers import Answer, read_answers
+from ekd.eval.answers import read_answers
 from ekd.types import Problem
 
 ID = "wandb_id"  # in a run's folder
 ANSWERS = 100  # so many of a run's answers are shown
+OTHERS = ("before", "teacher")  # who answered the same problems: RUN/answers_NAME.jsonl
 COLUMNS = ["problem", "question", "answer", "response", "extracted", "correct", "tokens"]
+COLUMNS += [f"{who}{what}" for who in OTHERS for what in ("", "_correct")]
 BINS = ["nats", "tokens", "from", "to"]  # of a histogram; nats: a bin's middle
 
 
@@ -37,9 +40,11 @@ def keep_id(logger: WandbLogger, run: Path, ckpt: str | None) -> None:
     if words.get("id") is None:
         places = [run] if ckpt is None else [run, Path(ckpt).parent.parent]
         kept = [file for place in places if (file := place / ID).is_file()]
-        given = kept[0].read_text().strip() if kept else token_hex(4)
+        own = os.environ.get("WANDB_RUN_ID")  # of an agent (`wandb agent`), whose run this is to be
+        given = kept[0].read_text().strip() if kept else own or token_hex(4)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", given):
-            raise ValueError(f"{kept[0]} holds no id of a W&B run: delete it, and this part is a run of its own there")
+            where = kept[0] if kept else "WANDB_RUN_ID"
+            raise ValueError(f"{where} holds no id of a W&B run: remove it, and this part is a run of its own there")
         words["id"] = given
         words["resume"] = "allow" if kept and words.get("mode") != "offline" and not logger._offline else None
     (run / ID).write_text(f"{words['id']}\n")
@@ -50,14 +55,16 @@ def log_outcome(
     outcome: Mapping[str, Any],
     metrics: Mapping[str, float],
     problems: Sequence[Problem],
-    answers: Path,
+    run: Path,
     step: int,
 ) -> list[str]:
-    """outcome: what metrics.json holds. metrics: eval/*. problems: of the benchmark. answers: the student's, JSONL; may
+    """outcome: what metrics.json holds. metrics: eval/*. problems: of the benchmark. run: the folder, whose answers may
     be absent. Closes the loggers; returns a line on each W&B run: its page, or how to upload it.
     """
+    from ekd.cli.lineage import log_lineage  # here: it loads W&B, which half of the runs do without
+
     figures = outcome["figures"]
-    tables = {"answers": (COLUMNS, sample(problems, list(read_answers(answers).values())))}
+    tables = {"answers": (COLUMNS, sample(problems, run))}
     if "trace_entropy" in figures:
         tables["trace_entropy"] = (BINS, bins(**figures["trace_entropy"]))
     for logger in loggers:
@@ -65,6 +72,7 @@ def log_outcome(
         if isinstance(logger, WandbLogger):
             for name, (columns, rows) in tables.items():
                 logger.log_table(name, columns, rows, step=step)
+            log_lineage(logger, outcome, run)
         logger.finalize("success")
     return [line for logger in loggers if isinstance(logger, WandbLogger) for line in whereabouts(logger)]
 
@@ -92,14 +100,19 @@ def headline(outcome: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def sample(problems: Sequence[Problem], answers: Sequence[Answer]) -> list[list[Any]]:
-    """Rows of COLUMNS: the first answers of the benchmark, as they came."""
+def sample(problems: Sequence[Problem], run: Path) -> list[list[Any]]:
+    """Rows of COLUMNS: the student's first answers to the benchmark, as they came, beside what others answered."""
     questions = {problem.id: problem.question for problem in problems}
-    return [
-        [a.problem_id, questions[a.problem_id], a.reference, a.text, a.extracted, a.status == "correct", a.tokens]
-        for a in answers[:ANSWERS]
-        if a.problem_id in questions
-    ]
+    answers = list(read_answers(run / "answers.jsonl").values())
+    others = [read_answers(run / f"answers_{who}.jsonl") for who in OTHERS]
+    rows: list[list[Any]] = []
+    for a in [a for a in answers[:ANSWERS] if a.problem_id in questions]:
+        row = [a.problem_id, questions[a.problem_id], a.reference, a.text, a.extracted, a.status == "correct", a.tokens]
+        for found in others:
+            other = found.get((a.problem_id, a.sample))
+            row += [None, None] if other is None else [other.text, other.status == "correct"]
+        rows.append(row)
+    return rows
 
 
 def bins(edges: Sequence[float], counts: Sequence[int]) -> list[list[float]]:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from ekd.mistakes import Diverged
+
 
 def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> Tensor:
     """The length of the whole gradient, before it is clipped; in shards, too, the same on every rank."""
@@ -21,7 +23,7 @@ def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> Tensor:
 
 
 def check_step(trainer: Trainer, loss: Tensor, norm: Tensor, limit: float | None) -> None:
-    """Before the optimizer moves. Raises ValueError with the step, the value and the ways out."""
+    """Before the optimizer moves. Raises Diverged with the step, the value and the ways out."""
     price, length = torch.stack([loss, norm.to(loss)]).tolist()  # a GPU is waited for once
     wrong, way = "", ""
     if not math.isfinite(price):
@@ -32,7 +34,7 @@ def check_step(trainer: Trainer, loss: Tensor, norm: Tensor, limit: float | None
         wrong = f"the gradient's norm is {length:.3g}, beyond student.grad_limit={limit:g}"
         way = "; student.grad_limit=null lets it pass, cut down to trainer.gradient_clip_val"
     if wrong:
-        raise ValueError(
+        raise Diverged(
             f"step {trainer.global_step + 1}: {wrong}, and the student would learn nothing more; lower "
             f"student.optimizer.lr, raise student.warmup, or take another loss or student.temperature{way}"
             f"{_kept(trainer)}"
@@ -42,7 +44,7 @@ def check_step(trainer: Trainer, loss: Tensor, norm: Tensor, limit: float | None
 def check_kl(trainer: Trainer, kl: float) -> None:
     """After a validation: weights may be lost in the last step of a run, too."""
     if not math.isfinite(kl):
-        raise ValueError(
+        raise Diverged(
             f"after step {trainer.global_step} the held-out KL is {kl}: the student's weights are no numbers any more; "
             f"lower student.optimizer.lr or raise student.warmup{_kept(trainer)}"
         )

@@ -20,6 +20,7 @@ from ekd.export.formats import (
     write_hf,
     write_ollama,
 )
+from ekd.export.push import check_push, push
 from ekd.files import make_folder
 
 
@@ -28,6 +29,10 @@ def main(config: DictConfig) -> int:
     for key, allowed in (("format", FORMATS), ("outtype", OUTTYPES), ("dtype", DTYPES)):
         if config[key] not in allowed:
             raise ValueError(f"{key} is one of {', '.join(str(a or 'null') for a in allowed)}, not {config[key]!r}")
+    if config.push is not None:
+        check_push(str(config.push))
+    elif config.public:
+        raise ValueError("public=true is said of a repository on a hub: give push=USER/NAME, too")
     converter = None if config.format == "hf" else find(config.converter)
     if config.format != "hf":
         check_code(run / "student")
@@ -45,6 +50,8 @@ def main(config: DictConfig) -> int:
     else:
         make_folder(out, partial(write_ollama, student, converter, f"{name}.gguf", config.outtype, made))
     print(f"written     {out}")
+    if config.push is not None:
+        print(f"pushed      {push(out, str(config.push), private=not config.public)}")
     if config.format == "ollama":
         print(f"serve it    ollama create {name} -f {out / 'Modelfile'} && ollama run {name}")
     return 0

@@ -68,7 +68,7 @@ def test_links_of_github_are_links_of_the_site(site):
     assert 'href="methods.html"' in first and "docs/methods.md)" not in first and 'href="docs/' not in first
     assert 'href="contributing.html' in first
     dashboard = (site / "dashboard.html").read_text()
-    assert "scripts/dashboard.py" in dashboard and 'dashboard.py"' not in dashboard, "a script is no page"
+    assert "ekd/dashboard/" in dashboard and '.py"' not in dashboard, "code is no page"
 
 
 def test_docstrings_are_in_the_reference(site):

@@ -9,22 +9,23 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import pytest
+import yaml
 from test_train import ekd
 from wandb_file import read
 
 from ekd.cli import door
 from ekd.cli.label import run_name, sweep_name, tags
 from ekd.cli.run_log import COLUMNS, bins, headline, keep_id, log_outcome
+from ekd.dashboard.__main__ import READS
+from ekd.method import CONF
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from dashboard import READS  # noqa: E402 (a script is no package)
-
 SECRETS = {"WANDB_API_KEY": "5ec2e7" * 8, "OPENAI_API_KEY": "sk-5ec2e7-openai", "HF_TOKEN": "hf_5ec2e7hub"}
 TENSORBOARD = find_spec("tensorboard") is not None
 
@@ -62,9 +63,15 @@ def pair(place):
     return [SimpleNamespace(folder=sweep / job, **found(sweep / job)) for job in "01"]
 
 
-def found(run: Path) -> dict:
+def found(run: Path, *, made: bool = True) -> dict:
     (folder,) = (run / "wandb").glob("offline-run-*")
-    return {"log": read(folder), "made": json.loads((run / "metrics.json").read_text())}
+    return {"log": read(folder)} | ({"made": json.loads((run / "metrics.json").read_text())} if made else {})
+
+
+def found_at(config: dict, key: str) -> object:
+    for part in key.split("."):
+        config = config[part]
+    return config
 
 
 def table(run, name: str) -> dict:
@@ -79,7 +86,7 @@ def test_each_key_that_the_dashboard_reads_is_in_every_offline_run(single, pair)
             assert values and all(math.isfinite(value) for value in values), key
             assert run.log.summary[key] == values[-1], key
         for key in READS.config:
-            assert run.log.config[key] == run.made[key]
+            assert found_at(run.log.config, key) == found_at(run.made, key)
         for name, columns in READS.tables.items():
             shown = table(run, name)
             assert shown["data"] and set(columns) <= set(shown["columns"]), name
@@ -122,6 +129,71 @@ def test_jobs_of_a_sweep_are_one_group_with_names_of_their_own_and_a_single_run_
         assert run.log.run.project == "ekd" and run.log.run.job_type == "train"
         chosen = "selector=bucket" if run in pair else "selector=vanilla"
         assert set(run.log.run.tags) == {chosen, "signal=teacher_entropy", "dataset=arithmetic_small", "teacher=hf"}
+
+
+def test_one_table_has_the_answers_before_after_and_the_teachers(pair):
+    for run in pair:
+        shown = [dict(zip(COLUMNS, row, strict=True)) for row in table(run, "answers")["data"]]
+        for who in ("before", "teacher"):
+            lines = (run.folder / f"answers_{who}.jsonl").read_text().splitlines()
+            others = {answer["problem_id"]: answer for answer in map(json.loads, lines)}
+            for seen in shown:
+                answer = others[seen["problem"]]
+                assert seen[who] == answer["text"] and seen[f"{who}_correct"] is (answer["status"] == "correct")
+
+
+def test_traces_go_into_a_run_and_its_student_comes_out(single, pair):
+    for run in (single, *pair):
+        traces, student = (one for one in run.log.artifacts if one.type != "run_table")
+        assert (traces.type, traces.use_after_commit) == ("traces", True) and student.use_after_commit is False
+        assert (student.type, student.name) == ("model", f"student-{run.log.run.run_id}")
+        assert json.loads(student.metadata)["traces"] == run.made["traces"]
+        files = {entry.path: entry.ref for entry in student.manifest.contents}
+        assert set(files) == {file.name for file in (run.folder / "student").iterdir()}
+        assert all(ref == f"file://{run.folder / 'student' / name}" for name, ref in files.items()), "nothing is copied"
+        (origin,) = traces.manifest.contents
+        told = json.loads(Path(origin.local_path).read_text())
+        assert told["path"] == run.made["traces"] and told["traces"] == json.loads(traces.metadata)["traces"] > 0
+        assert told["origin"]["tokenizer"]["sha256"]
+    versions = {one.digest for run in pair for one in run.log.artifacts if one.type == "traces"}
+    assert len(versions) == 1, "one for all runs on these traces"
+
+
+def test_with_a_server_traces_are_used_and_the_students_own_files_go_along_when_asked_for(single):
+    from ekd.cli.lineage import log_lineage
+
+    used, made = [], []
+    run = SimpleNamespace(disabled=False, offline=False, id="x", use_artifact=used.append, log_artifact=made.append)
+    log_lineage(SimpleNamespace(experiment=run, _log_model=True), single.made, single.folder)  # type: ignore[arg-type]
+    assert [one.type for one in used] == ["traces"]
+    (student,) = made
+    sent = {name: entry.local_path for name, entry in student.manifest.entries.items()}
+    assert set(sent) == {file.name for file in (single.folder / "student").iterdir()} and all(sent.values())
+
+
+def test_a_run_whose_numbers_are_none_any_more_says_so_there(place):
+    words = ["experiment=tiny", "logger=wandb", "benchmark.problems=0", f"hydra.run.dir={place / 'lost'}"]
+    done = ekd("train", *words, "student.optimizer.lr=1e30", cwd=place, clear="WANDB", HOME=str(place))
+    assert done.returncode == 2 and "student would learn nothing more" in done.stderr, done.stderr
+    log = found(place / "lost", made=False)["log"]
+    (alert,) = log.alerts
+    assert (alert.title, alert.level) == ("the numbers are none any more", "ERROR")
+    assert alert.text in done.stderr and log.exit.exit_code == 1
+
+
+def test_a_cell_that_failed_says_so_there_and_one_that_did_not_says_nothing(place, pair):
+    sweep = place / "multirun" / "failing"
+    words = ["-m", "experiment=tiny", "seed=0", "logger=wandb", "controls=false", f"hydra.sweep.dir={sweep}"]
+    broken = ["benchmark._target_=broken.Benchmark"]
+    (place / "broken.py").write_text(
+        "from ekd.eval.benchmark import Benchmark as Real\n\n\n"
+        "class Benchmark(Real):\n    def run(self, *words, **more):\n        raise ValueError('no exam today')\n"
+    )
+    done = ekd("train", *words, *broken, cwd=place, clear="WANDB", HOME=str(place), PYTHONPATH=f"{place}:{ROOT}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (alert,) = found(sweep / "0", made=False)["log"].alerts
+    assert (alert.title, alert.text) == ("a run failed", "no exam today")
+    assert not [alert for run in pair for alert in run.log.alerts]
 
 
 def test_the_machine_is_measured(single):
@@ -169,7 +241,7 @@ def test_a_disabled_run_logs_nothing_and_is_no_trouble(tmp_path, single):
     from lightning.pytorch.loggers import WandbLogger
 
     logger = WandbLogger(save_dir=tmp_path, mode="disabled")
-    assert log_outcome([logger], single.made, {}, [], tmp_path / "none.jsonl", 1) == []
+    assert log_outcome([logger], single.made, {}, [], tmp_path / "none", 1) == []
     assert not list(tmp_path.rglob("*.wandb"))
 
 
@@ -189,7 +261,7 @@ def test_a_run_that_goes_on_is_one_run_there(place, single):
     assert "resume" not in done.stderr, "offline, W&B would say that it ignores the word"
 
 
-def test_a_file_that_is_no_id_is_refused_and_an_id_of_the_users_stays(tmp_path):
+def test_a_file_that_is_no_id_is_refused_and_an_id_of_the_users_stays(tmp_path, monkeypatch):
     from lightning.pytorch.loggers import WandbLogger
 
     own = WandbLogger(save_dir=tmp_path, offline=True, id="mine")
@@ -198,6 +270,12 @@ def test_a_file_that_is_no_id_is_refused_and_an_id_of_the_users_stays(tmp_path):
     again = WandbLogger(save_dir=tmp_path)  # online: the server is told that it may be known already
     keep_id(again, tmp_path, None)
     assert (again._wandb_init["id"], again._wandb_init["resume"]) == ("mine", "allow")
+    (tmp_path / "agent").mkdir()
+    monkeypatch.setenv("WANDB_RUN_ID", "given1")  # by `wandb agent`
+    agents = WandbLogger(save_dir=tmp_path, offline=True)
+    keep_id(agents, tmp_path / "agent", None)
+    assert agents._wandb_init["id"] == "given1", "an agent would not find its run"
+    monkeypatch.delenv("WANDB_RUN_ID")
     (tmp_path / "wandb_id").write_text("../../etc")
     with pytest.raises(ValueError, match="holds no id"):
         keep_id(WandbLogger(save_dir=tmp_path, offline=True), tmp_path, None)
@@ -261,7 +339,7 @@ def test_a_run_is_offline_where_there_is_no_key(variables, logins, expected, tmp
 def dashboard(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Where no server could be reached."""
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(cwd)}
-    command = [sys.executable, str(ROOT / "scripts" / "dashboard.py"), *words]
+    command = [sys.executable, "-m", "ekd.dashboard", *words]
     return subprocess.run(command, cwd=cwd, env=os.environ | nowhere, capture_output=True, text=True, timeout=60)
 
 
@@ -277,6 +355,10 @@ def reads(node: object) -> set[str]:
             names |= set(value)
         elif key in ("xAxis", "yAxis") and isinstance(value, str) and value != "_step":
             names.add(value.removeprefix("summary:"))
+        elif key == "targetKey":
+            names.add(value)
+        elif key == "accessor":
+            names.add(value.partition(":")[2].replace(".value", "", 1))
         elif key == "groupBy":
             names.add(value.removesuffix(".value"))
         elif key == "fieldSettings":
@@ -312,3 +394,16 @@ def test_the_dashboard_reads_what_it_says_it_reads_and_nothing_else(tmp_path):
 def test_the_dashboard_asks_for_an_entity(tmp_path):
     done = dashboard(cwd=tmp_path)
     assert done.returncode == 2 and "--entity" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_agents_are_given_composes(tmp_path):
+    done = dashboard("--agent", cwd=tmp_path)
+    sweep = yaml.safe_load(done.stdout)
+    env, python, *command, last = sweep["command"]
+    assert (env, python, last) == ("${env}", "python", "${args_no_hyphens}") and command[:2] == ["-m", "ekd.train"]
+    names, values = zip(*((name, one["values"]) for name, one in sweep["parameters"].items()), strict=True)
+    for given in product(*values):
+        words = [f"{name}={value}" for name, value in zip(names, given, strict=True)]
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            assert hydra.compose("train", [*command[2:], *words])
+    assert sweep["metric"]["name"] in READS.figures

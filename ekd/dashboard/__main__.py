@@ -1,25 +1,29 @@
-"""The W&B dashboard of a sweep, as code (pip install 'ekd[dashboard]'): python scripts/dashboard.py --entity ME
+"""The W&B dashboard of a sweep, as code (pip install 'ekd[dashboard]'): python -m ekd.dashboard --entity ME
 
 --group bucket_sweep    only that sweep's runs
 --budget tokens         of its two budgets the other one
 --view URL              put the panels into a view that was saved before, instead of a new one
 --dry-run               print the view as JSON; no account, no network
+--agent                 print a sweep for `wandb sweep` and `wandb agent` instead: no dashboard is built
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import sys
+from importlib.resources import files
 from typing import Any, NamedTuple
 
+from ekd.mistakes import Parser
+
 METHOD, BUDGET = "method", "budget"  # of a run's config. The seeds of a method are one line; budgets are not mixed
+SETTINGS = ("config.student.optimizer.lr", "config.trainer.max_steps", "config.seed")
 
 
 class Reads(NamedTuple):
-    """What the panels read of a run. tests/test_wandb.py looks for each of these in a real offline run."""
+    """What the panels read of a run. tests/cli/test_wandb.py looks for each of these in a real offline run."""
 
     figures: tuple[str, ...]
     bucket: tuple[str, ...]  # only of a run whose selector has lower and upper
@@ -42,11 +46,11 @@ READS = Reads(
     ),
     bucket=("bucket/centre", "bucket/width"),
     tables={"answers": (), "trace_entropy": ("nats", "tokens")},
-    config=(METHOD, BUDGET),
+    config=(METHOD, BUDGET, *SETTINGS),
 )
 
 
-def curve(title: str, *metrics: str, **more: Any) -> Any:
+def _curve(title: str, *metrics: str, **more: Any) -> Any:
     """Over the steps, a line for each method: the mean of its seeds, and from the lowest to the highest."""
     import wandb_workspaces.reports.v2 as wr
 
@@ -56,7 +60,7 @@ def curve(title: str, *metrics: str, **more: Any) -> Any:
     )
 
 
-def bars(title: str, *metrics: str) -> Any:
+def _bars(title: str, *metrics: str) -> Any:
     """The last value, a bar for each method: the mean of its seeds, and from the lowest to the highest."""
     import wandb_workspaces.reports.v2 as wr
 
@@ -64,14 +68,29 @@ def bars(title: str, *metrics: str) -> Any:
     return wr.BarPlot(title=title, metrics=list(metrics), max_runs_to_show=100, max_bars_to_show=100, **grouped)
 
 
-def points(title: str, x: str, y: str) -> Any:
+def _points(title: str, x: str, y: str) -> Any:
     """A point for each method, or for each run where the runs are not grouped."""
     import wandb_workspaces.reports.v2 as wr
 
     return wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y))
 
 
-def sections() -> list[Any]:
+def _settings() -> list[Any]:
+    """What of the settings the outcome hangs on: over single runs, whatever the grouping."""
+    import wandb_workspaces.reports.v2 as wr
+
+    lines = [wr.Config(METHOD), *map(wr.Config, SETTINGS), *map(wr.SummaryMetric, ("run/selected", "run/kl_after"))]
+    columns = [
+        wr.ParallelCoordinatesPlotColumn(line, display_name=line.name.rpartition(".")[2].removeprefix("run/"))
+        for line in lines
+    ]
+    return [
+        wr.ParameterImportancePlot(with_respect_to="run/kl_after"),
+        wr.ParallelCoordinatesPlot(title="Each run is a line", columns=columns),
+    ]
+
+
+def _sections() -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -83,31 +102,32 @@ def sections() -> list[Any]:
     )
     made = {
         "Bucket curve": [
-            points("KL to the teacher after, by the band's centre", "bucket/centre", "run/kl_after"),
-            points("Accuracy, by the band's centre", "bucket/centre", "run/accuracy"),
-            points("Width of the bands", "bucket/centre", "bucket/width"),
-            bars("KL to the teacher before and after, controls too", "run/kl_before", "run/kl_after"),
+            _points("KL to the teacher after, by the band's centre", "bucket/centre", "run/kl_after"),
+            _points("Accuracy, by the band's centre", "bucket/centre", "run/accuracy"),
+            _points("Width of the bands", "bucket/centre", "bucket/width"),
+            _bars("KL to the teacher before and after, controls too", "run/kl_before", "run/kl_after"),
         ],
         "Accuracy against selected share": [
-            points("Accuracy", "run/selected", "run/accuracy"),
-            points("KL to the teacher after", "run/selected", "run/kl_after"),
-            bars("Accuracy and agreement with the teacher", "run/accuracy", "run/agreement_after"),
+            _points("Accuracy", "run/selected", "run/accuracy"),
+            _points("KL to the teacher after", "run/selected", "run/kl_after"),
+            _bars("Accuracy and agreement with the teacher", "run/accuracy", "run/agreement_after"),
         ],
         "Learning": [
-            curve("KL to the teacher, held out", "val/kl", log_y=True),
-            curve("Top-1 agreement with the teacher, held out", "val/agreement"),
-            curve("Loss on the chosen tokens (not comparable between methods)", "train/loss"),
-            curve("Share of the tokens that is chosen", "train/selected"),
+            _curve("KL to the teacher, held out", "val/kl", log_y=True),
+            _curve("Top-1 agreement with the teacher, held out", "val/agreement"),
+            _curve("Loss on the chosen tokens (not comparable between methods)", "train/loss"),
+            _curve("Share of the tokens that is chosen", "train/selected"),
         ],
         "What is chosen": [
-            bars("Of the chosen, in the top 20% by entropy", *OVERLAPS),
-            bars("Kinds of chosen tokens", *KINDS),
-            bars("KL by the teacher's entropy, decile 0 to 9", *DECILES),
-            curve("Entropy of the chosen (nats)", "choice/teacher_entropy/chosen", "choice/student_entropy/chosen"),
-            curve("Share chosen, held out", "choice/share"),
+            _bars("Of the chosen, in the top 20% by entropy", *OVERLAPS),
+            _bars("Kinds of chosen tokens", *KINDS),
+            _bars("KL by the teacher's entropy, decile 0 to 9", *DECILES),
+            _curve("Entropy of the chosen (nats)", "choice/teacher_entropy/chosen", "choice/student_entropy/chosen"),
+            _curve("Share chosen, held out", "choice/share"),
             entropy,
         ],
-        "Cost": [bars(name.removeprefix("run/").replace("_", " "), name) for name in COST],
+        "Settings": _settings(),
+        "Cost": [_bars(name.removeprefix("run/").replace("_", " "), name) for name in COST],
         "Answers": [wr.WeavePanelSummaryTable(table_name="answers")],
     }
     wide, usual = ws.SectionLayoutSettings(columns=1, rows=1), ws.SectionLayoutSettings(columns=3, rows=2)
@@ -117,7 +137,7 @@ def sections() -> list[Any]:
     ]
 
 
-def workspace(entity: str, project: str, group: str | None, budget: str) -> Any:
+def _workspace(entity: str, project: str, group: str | None, budget: str) -> Any:
     import wandb_workspaces.workspaces as ws
 
     filters = [
@@ -133,7 +153,7 @@ def workspace(entity: str, project: str, group: str | None, budget: str) -> Any:
         entity=entity,
         project=project,
         name=f"ekd: {group or 'all runs'}, equal {budget}",
-        sections=sections(),
+        sections=_sections(),
         settings=ws.WorkspaceSettings(x_axis="trainer/global_step", max_runs=100),
         runset_settings=ws.RunsetSettings(filters=filters, groupby=[ws.Config(METHOD)]),
     )
@@ -141,12 +161,12 @@ def workspace(entity: str, project: str, group: str | None, budget: str) -> Any:
     return made
 
 
-def view(made: Any) -> dict[str, Any]:
-    """What save() sends."""
-    return made._to_model().model_dump(by_alias=True, exclude_none=True)
+def _view(made: Any) -> dict[str, Any]:
+    """What _save() sends."""
+    return dict(made._to_model().model_dump(by_alias=True, exclude_none=True))
 
 
-def save(made: Any, url: str | None) -> str:
+def _save(made: Any, url: str | None) -> str:
     """The page of the saved view."""
     import wandb_workspaces.workspaces as ws
 
@@ -158,14 +178,18 @@ def save(made: Any, url: str | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Build the W&B dashboard of a sweep.")
+    parser = Parser(prog="python -m ekd.dashboard", description="Build the W&B dashboard of a sweep.")
     parser.add_argument("--entity", help="a user or a team")
     parser.add_argument("--project", default="ekd")
     parser.add_argument("--group", help="a sweep's name; default: all runs of the project")
     parser.add_argument("--budget", choices=["steps", "tokens"], default="steps", help="what its runs were equal in")
     parser.add_argument("--view", help="the URL of a saved view to change instead of making a new one")
     parser.add_argument("--dry-run", action="store_true", help="print the view as JSON, without account or network")
+    parser.add_argument("--agent", action="store_true", help="print a sweep for `wandb sweep`, and build nothing")
     asked = parser.parse_args()
+    if asked.agent:
+        print(files("ekd.dashboard").joinpath("agent.yaml").read_text(), end="")
+        return 0
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb_workspaces  # noqa: F401 (so that --help works without it)
@@ -174,11 +198,11 @@ def main() -> int:
         return 2
     if asked.entity is None and not asked.dry_run:
         parser.error("give --entity (a user or a team), or --dry-run to see the view without an account")
-    made = workspace(asked.entity or "ENTITY", asked.project, asked.group, asked.budget)
+    made = _workspace(asked.entity or "ENTITY", asked.project, asked.group, asked.budget)
     if asked.dry_run:
-        print(json.dumps(view(made), indent=1, sort_keys=True))
+        print(json.dumps(_view(made), indent=1, sort_keys=True))
         return 0
-    print(save(made, asked.view))
+    print(_save(made, asked.view))
     return 0
 
 
