@@ -1,7 +1,7 @@
 """What a stored token costs, and what it loses: ekd's store beside the formats that others use, on the same real rows.
 
     python scripts/bench_store.py                                 # 10,000 response tokens, about three minutes
-    python scripts/bench_store.py --gsm8k PATH --tokens 100000    # the README's table; takes about half an hour
+    python scripts/bench_store.py --gsm8k PATH --tokens 100000    # docs/measured.md's table; takes about half an hour
 
 SmolLM2 reads worked solutions in float32: GSM8K's own, or without --gsm8k those of ekd's arithmetic.
 

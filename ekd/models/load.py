@@ -30,7 +30,7 @@ from ekd.models.source import EMBEDDED, clear_errors, source
 from ekd.models.tiny import is_tiny, tiny_config, tiny_model, tiny_tokenizer
 from ekd.models.turn import end_of_turn
 
-# Spread over the depth, the ends kept: a cut that still learns quickly (see README, "the demo").
+# Spread over the depth, the ends kept: a cut that still learns quickly (experiment=tiny_student).
 EMBEDDED_CUT = (0, 1, 2, 9, 16, 23, 28, 29)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
@@ -26,8 +27,8 @@ def commands() -> list[str]:
         found += re.findall(rf"python -m ekd\.(?:{DOORS})[^`|\n#]*", text)
     shown = {" ".join(command.split()) for command in found}
     return sorted(
-        c for c in shown if not re.search(r"\.\.\.|=NAME|selector=first", c)
-    )  # placeholders, the ten-line example
+        c for c in shown if not re.search(r"\.\.\.|=NAME|selector=first|selector=both_ends", c)
+    )  # placeholders, the selectors that the pages write
 
 
 @pytest.mark.parametrize("command", commands())
@@ -65,6 +66,46 @@ def test_make_targets_named_in_the_docs_exist():
     for page in PAGES:
         for target in re.findall(r"(?:^ {4}|`)make ([a-z]+)", page.read_text(), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_tutorials_selector_is_one_and_its_words_compose(tmp_path):
+    page = (ROOT / "docs" / "own_selector.md").read_text()
+    code, config = re.findall(r"```(?:python|yaml)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "settings" / "selector").mkdir(parents=True)
+    (tmp_path / "settings" / "selector" / "both_ends.yaml").write_text(config)
+    (tmp_path / "both_ends.py").write_text(code)
+    made = runpy.run_path(str(tmp_path / "both_ends.py"), run_name="builtins")["BothEnds"](k_percent=20)
+    score, sequence = torch.tensor([3.0, 1, 2, 5, 4, 7, 9]), torch.tensor([0, 0, 0, 0, 0, 2, 2])
+    assert made(score, sequence).tolist() == [0, 1, 0, 1, 0, 1, 1]
+    with pytest.raises(ValueError, match="at most 50"):
+        type(made)(k_percent=60)
+    commands = re.findall(r"ekd\.train (?:-m )?--config-dir settings (.*)", page)
+    assert len(commands) == 3
+    for words in commands:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            place = f"hydra.searchpath=[file://{tmp_path / 'settings'}]"
+            found = hydra.compose("train", [place, *(word.split(",")[0] for word in words.split())])
+        assert found.selector._target_ == "mine.both_ends.BothEnds"
+
+
+def sentences() -> list[re.Pattern[str]]:
+    """What ekd's code may say, its values left open; shorter than that is in too many sentences."""
+    found = []
+    for file in (ROOT / "ekd").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            fixed = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+            if sum(len(text) for text in fixed if isinstance(text, str)) >= 30:
+                found.append(re.compile(".+?".join(re.escape(t) for t in fixed if isinstance(t, str)), re.DOTALL))
+    return found
+
+
+def test_the_sentences_of_the_page_on_trouble_are_ekds():
+    quotes = re.findall(r"^> (.+(?:\n> .+)*)", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(quotes) >= 6
+    known = sentences()
+    for quote in (" ".join(quote.replace("\n> ", " ").split()) for quote in quotes):
+        assert any(template.search(quote) for template in known), quote
 
 
 def test_the_selector_of_ten_lines_is_one(tmp_path):
