@@ -17,7 +17,7 @@ from fake_traces import fake_trace
 
 import ekd.trace
 from ekd.eval.metrics import metrics_table
-from ekd.files import read_json
+from ekd.files import read_json, replace
 from ekd.mistakes import sentence
 from ekd.outside import check_tree, visible
 from ekd.store import manifest
@@ -179,7 +179,7 @@ def test_a_pipe_among_the_shards_does_not_hang_the_next_writer(store, name):
 def test_a_new_file_is_never_written_through_a_link(store, precious):
     manifest_file = store / "other.json"
     (store / "other.json.tmp").symlink_to(precious)
-    manifest.replace(manifest_file, b"{}")
+    replace(manifest_file, b"{}")
     assert precious.read_text() == "mine"
     assert manifest_file.read_bytes() == b"{}"
 

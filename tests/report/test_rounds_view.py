@@ -15,7 +15,8 @@ from test_viewer import SPELLING, SUBJECT, numbers, reader, search, stored, turn
 
 from ekd.report.pages import run_page
 from ekd.report.rounds_view import SHOWN, rounds, table
-from ekd.report.viewer.page import darkest, write_page
+from ekd.report.viewer.page import write_page
+from ekd.report.viewer.shades import darkest
 
 LINE = {"round": 0, "step": 0, "texts": 4, "accuracy": 0.25, "kl": 1.5, "student_log_q": -2.25, "tokens": 40.0}
 
@@ -72,7 +73,7 @@ def test_who_wrote_a_text_what_was_read_and_what_shades_it(tmp_path, browser):
     store = stored(tmp_path / "store", [plain, *some])
     traces = [store[t.key] for t in (plain, *some)]
     driver = reader(browser, write_page(tmp_path, store, traces, SPELLING, SUBJECT, top=4))
-    assert driver.execute_script("return head.about.shades.map(s => s[0])") == ["entropy", "gap", "own"]
+    assert driver.execute_script("return head.about.shades.map(s => s[0])") == ["entropy", "logprob", "gap", "own"]
     for trace in traces[1:]:
         turn_to(driver, trace.key)
         facts = driver.find_element("id", "facts").text
@@ -80,11 +81,12 @@ def test_who_wrote_a_text_what_was_read_and_what_shades_it(tmp_path, browser):
         read = driver.execute_script("return document.getElementById('read').textContent")
         assert read == SPELLING.text(trace.teacher_prompt_ids.tolist())
         log_p = trace.logprobs[np.cumsum(trace.counts) - trace.counts]
-        want = {"entropy": trace.entropy, "gap": log_p - trace.contrast, "own": trace.log_q - log_p}
+        want = {"entropy": trace.entropy, "logprob": log_p}
+        want |= {"gap": log_p - trace.contrast, "own": trace.log_q - log_p}
         for name, value in want.items():
             np.testing.assert_allclose(numbers(driver, name), value, atol=1e-5)
             known = [w for t in traces if (w := of(t, name)) is not None]
-            most = darkest(np.abs(np.concatenate(known)))
+            ((_, _, most),) = darkest([{name: np.abs(np.concatenate(known))}])
             shade = driver.execute_script(
                 "const box = document.getElementById('shade'); box.value = arguments[0];"
                 "box.dispatchEvent(new Event('change'));"
@@ -105,5 +107,7 @@ def of(trace, name: str) -> np.ndarray | None:
     log_p = trace.logprobs[np.cumsum(trace.counts) - trace.counts]
     if name == "entropy":
         return trace.entropy[trace.valid]
+    if name == "logprob":
+        return log_p[trace.valid]
     other = trace.contrast if name == "gap" else trace.log_q
     return None if other is None else (other - log_p)[trace.valid]
