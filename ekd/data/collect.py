@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, NamedTuple, TypeAlias
 
@@ -170,7 +170,7 @@ class Collector:
         problems, given = self.check_count(split, count), texts and self.teacher.mode == "score" and self.policy is None
         prompts = [p for p in (self.teacher_prompt, self.contrast) if p is not None]
         shots = max([self.prompt.shots, *(p.shots_of(self.prompt) for p in prompts)])
-        examples = self._posed("train")[: shots + 1] if shots else []
+        examples = self.dataset.problems("train")[: shots + 1] if shots else []
         maker = RequestMaker(
             prompt=self.prompt,
             own=self.own_prompt,
@@ -186,7 +186,7 @@ class Collector:
 
     def check_count(self, split: str, count: int | None) -> list[Problem]:
         """The first `count` problems of a split. Raises ValueError where it has none, or fewer."""
-        problems = self._posed(split)
+        problems = self.dataset.problems(split)
         if not problems:
             raise ValueError(
                 f"the {split} split of dataset {type(self.dataset).__name__.lower()} holds no problems: give it a file "
@@ -198,11 +198,6 @@ class Collector:
                 f"data.{split}_problems={len(problems)}, or null for all"
             )
         return problems[:count]
-
-    @cached_property
-    def _posed(self) -> Callable[[str], list[Problem]]:
-        """A split's problems, read once: a round asks for them again and again."""
-        return cache(self.dataset.problems)
 
     @property
     def own_prompt(self) -> TeacherPrompt | None:
@@ -288,7 +283,7 @@ class Collector:
 
     def _grader(self, split: str) -> Callable[[str, Sequence[int]], str]:
         """-> (problem id, ids of a text) -> its verdict; "" for plain text, and where there is no answer."""
-        problems = {p.id: p for p in self._posed(split)}
+        problems = {p.id: p for p in self.dataset.problems(split)}
 
         def grade(problem_id: str, ids: Sequence[int]) -> str:
             problem = problems.get(problem_id)

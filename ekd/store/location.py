@@ -258,19 +258,19 @@ def check_exclusive(top: Address) -> None:
     """Raises ValueError where a second writer would not be told of the first. Tried out, once for each protocol."""
     if top.protocol in CHECKED:
         return
-    probe = top / f"probe-{token_hex(4)}"
-    refused = False
+    probe, refused = top / f"probe-{token_hex(4)}", False
+    _ = probe.fs  # a package that is missing says so itself
     try:
         probe.create(b"1")
         probe.create(b"2")
     except FileExistsError:
         refused = True
-    except (NotImplementedError, TypeError, ValueError):
+    except (NotImplementedError, TypeError, ValueError):  # what backends say that know no exclusive create
         refused = False
     probe.unlink(missing_ok=True)
     if not refused:
         raise ValueError(
-            f"{top.parent} cannot be written: {top.protocol}:// writes over what another writer has just created, so "
-            "two writers would not know of each other; trace into a folder and copy it there (it can then be read)"
+            f"{top.parent} cannot be written: {top.protocol}:// cannot create an object only where there is none, "
+            "so two writers would not know of each other; trace into a folder and copy it there (it can then be read)"
         )
     CHECKED.add(top.protocol)
