@@ -51,8 +51,7 @@ class Leases:
             others = [folder for folder in present(self.store.path) if folder != self.own.folder]
             self._share_failures(alone=self.others < 0 and not others)
             self.others = len(others)
-            share = most if self.whole else min(most, max(least, self.waiting // (2 * len(others) + 2)))
-            claimed = self._first_free(share, set().union(*map(keys_of, others)))
+            claimed = self._share(least, most, set().union(*map(keys_of, others)))
             self.held = {key for key in self.held if not self._done(key)} | {request.key for request in claimed}
             self.claimed += len(claimed)
             self._keep(self.own.folder / LEASE, sorted(self.held))
@@ -64,11 +63,26 @@ class Leases:
             others = [folder for folder in present(self.store.path) if folder != self.own.folder]
             self._share_failures(alone=not others)
 
-    def _first_free(self, most: int, others: set[str]) -> list[Request]:
-        """Groups that others have come last from now on: most of these are stored when their turn comes again."""
+    def _share(self, least: int, most: int, others: set[str]) -> list[Request]:
+        """Half of what would be an even share of what is free: so claims get small and all end together."""
+        each = 1 if self.whole else 2 * self.others + 2
+        free = self._first_free(most * each, others)
+        share = min(most, max(least, sum(map(len, free)) // each))
         claimed: list[Request] = []
+        while free and len(claimed) < share:
+            claimed += free.popleft()
+        self.left.extendleft(reversed(free))
+        self.waiting += sum(map(len, free))
+        return claimed
+
+    def _first_free(self, most: int, others: set[str]) -> deque[list[Request]]:
+        """Taken from what is left, about `most` requests: no share depends on more. Groups that others have come last
+        from now on: most of these are stored when their turn comes again.
+        """
+        free: deque[list[Request]] = deque()
+        count = 0
         for _ in range(len(self.left)):
-            if len(claimed) >= most:
+            if count >= most:
                 break
             group = self.left.popleft()
             self.waiting -= len(group)
@@ -76,9 +90,10 @@ class Leases:
             if any(r.key in others for r in missing):
                 self.left.append(group)
                 self.waiting += len(group)
-            else:
-                claimed += missing
-        return claimed
+            elif missing:
+                free.append(missing)
+                count += len(missing)
+        return free
 
     def _done(self, key: str) -> bool:
         return key in self.store or key in self.failed

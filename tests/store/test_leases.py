@@ -77,6 +77,15 @@ def test_little_is_claimed_where_little_is_left_and_all_where_nobody_may_come(fo
     assert len(Process(folder, stack, whole=True).claim(1, 999)) == len(ASKED)
 
 
+def test_a_share_is_one_of_what_is_free_not_of_what_others_have_or_have_made(folder, stack):
+    one, other = Process(folder, stack), Process(folder, stack)
+    one.make(one.claim(12, 999))
+    one.waiting.flush()
+    one.claim(4, 999)
+    assert other.leases.waiting == len(ASKED)  # as far as it knows
+    assert len(other.claim(1, 999)) == (len(ASKED) - 12 - 4) // 4
+
+
 def test_what_is_made_together_is_claimed_together(folder, stack):
     one, other = Process(folder, stack, size=8), Process(folder, stack, size=8)
     assert (len(one.claim()), len(other.claim()), len(one.claim()), other.claim()) == (8, 8, 8, [])
@@ -140,7 +149,7 @@ def test_what_failed_for_one_is_not_tried_by_the_others_but_by_the_next_collecti
     assert other.leases.failed.keys() == set(list(TRACES)[:3])
     other.leases.finish()
     other.own.__exit__(None, None, None)
-    assert Process(folder, stack).claim(1, 999) == list(TRACES)[:3]
+    assert Process(folder, stack, whole=True).claim(1, 999) == list(TRACES)[:3]
 
 
 def test_a_lease_that_nobody_wrote_is_one_sentence(folder, stack):
