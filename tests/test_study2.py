@@ -13,20 +13,21 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import study2  # noqa: E402 (a script of the checkout, no part of the package)
+from study2_tables import OUTCOMES, over_problems, page, read_kept  # noqa: E402
 from study_world import SPLITS, drawn  # noqa: E402
 
 from ekd.files import write_json  # noqa: E402
 
 
 def test_tables_and_figures_are_made_from_the_kept_cells_byte_for_byte():
-    made = study2.page()
+    made = page()
     assert {file.name for file in made} >= {"study2_tables.md"}
     for file, content in made.items():
         assert file.read_bytes() == content, f"python scripts/study2.py page makes another {file.name}"
 
 
 def test_a_part_is_whole_and_every_method_has_the_seeds_of_the_plan():
-    for part, cells in study2.read_kept().items():
+    for part, cells in read_kept().items():
         seeds: dict[str, set[int]] = {}
         for cell, line in cells:
             seeds.setdefault(cell.method.name, set()).add(cell.seed)
@@ -46,9 +47,9 @@ def test_a_part_that_is_kept_takes_the_place_of_what_was_and_never_with_fewer_ce
 
 
 def test_rounds_are_kept_as_means_of_their_last_third(tmp_path):
-    rounds = [{name: float(n) for name in study2.OUTCOMES} for n in range(9)]
+    rounds = [{name: float(n) for name in OUTCOMES} for n in range(9)]
     (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rounds))
-    assert study2._rounds(tmp_path) == {"rounds": dict.fromkeys(study2.OUTCOMES, 7.0)}
+    assert study2._rounds(tmp_path) == {"rounds": dict.fromkeys(OUTCOMES, 7.0)}
     assert study2._rounds(tmp_path / "elsewhere") == {}
 
 
@@ -70,8 +71,8 @@ def test_an_interval_for_other_problems_is_wider_and_of_no_difference_nothing():
     rng = np.random.default_rng(0)
     change = rng.integers(-1, 2, (8, 400)).astype(float)
     seeds_alone = 2.3646 * np.sqrt(change.mean(1).var(ddof=1) / 8)
-    assert study2.over_problems(change) > seeds_alone > 0
-    assert study2.over_problems(np.full((8, 400), 0.25)) == 0
+    assert over_problems(change) > seeds_alone > 0
+    assert over_problems(np.full((8, 400), 0.25)) == 0
 
 
 def test_splits_of_the_world_share_no_question():
