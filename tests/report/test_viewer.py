@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from browser import PHONE, browser, complaints, look, open_page, too_wide  # noqa: F401 (browser is a fixture)
+from browser import DESKTOP, PHONE, browser, complaints, look, open_page, too_wide  # noqa: F401 (browser is a fixture)
 from conftest import collector
 from fake_traces import fake_trace
 
@@ -662,6 +662,25 @@ def test_a_thousand_traces_open_in_three_seconds(tmp_path, browser):
         "return performance.now() - began"
     )
     assert slide < 200, "a handle is followed live"
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_first_screen_holds_the_picker_the_question_and_the_first_tokens(size, strange, browser):
+    """A newcomer who does not scroll sees what the page is about."""
+    _, page = strange
+    driver = reader(browser, page)
+    look(driver, size=size)
+    for wanted in ("[name=kind]", "#outcome", "#title", "#question", "#tokens .token"):
+        top, bottom = driver.execute_script(
+            "const box = document.querySelector(arguments[0]).getBoundingClientRect(); return [box.top, box.bottom]",
+            wanted,
+        )
+        assert 0 <= top < bottom <= size[1], wanted
+    seen = driver.execute_script(
+        "return [...document.querySelectorAll('#tokens .token')].filter("
+        "node => node.getBoundingClientRect().bottom <= innerHeight).length"
+    )
+    assert seen >= 10, "the first tokens are below the screen"
 
 
 def test_a_phone_reads_it_too(strange, browser):
