@@ -86,6 +86,9 @@ PRESETS = """\
 ## Presets: published methods by name
 
 `python -m ekd.train experiment=NAME`. Each is a few lines of differences in `conf/experiment/`.
+
+Not there: the teacher's tokens put into a student's text while it writes. No paper of such a method under the name of
+TIDE could be found to read (2604.26951, of that name, is about diffusion models), so there is no formula to be held to.
 """
 
 
