@@ -180,7 +180,11 @@ class TraceData(L.LightningDataModule):
             num_workers=self.workers,
             collate_fn=collate,
             persistent_workers=self.workers > 0,
+            pin_memory=self._device() == "cuda",  # so that a batch is copied while the GPU is at work
         )
+
+    def _device(self) -> str:
+        return self.trainer.strategy.root_device.type if self.trainer else "cpu"
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import collector, hf, traces
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from ekd.data.batch_sampler import Batches, pack
 from ekd.data.cached import TraceData, norm_column
@@ -113,6 +114,21 @@ def test_pack_gives_a_long_one_its_own_batch():
 def test_a_trace_longer_than_the_budget_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"data.max_tokens is 20: raise"):
         Batches([5, 21], max_tokens=20)
+
+
+def test_batches_wait_in_pinned_memory_for_a_gpu_and_for_nothing_else(monkeypatch):
+    served, collate, some = data(), Collate(272), traces(3)
+    assert not served.as_loader(some, [[0, 1, 2]], collector().open()).pin_memory
+    monkeypatch.setattr(TraceData, "_device", lambda self: "cuda")
+    assert served.as_loader(some, [[0, 1, 2]], collector().open()).pin_memory
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)  # no GPU is at hand
+    before = collate(some)
+    after = pin_memory(before)
+    assert type(after) is type(before) and type(after.rows) is type(before.rows)
+    assert tuple(after.rows.teachers) == before.rows.teachers and after.shared == before.shared
+    held = [value for value in (*before, *before.rows) if isinstance(value, torch.Tensor)]
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in held}
 
 
 def test_another_temperature_needs_traces_that_know_it():
