@@ -148,25 +148,21 @@ def choice_table(section: Section) -> Table | None:
 
 
 def decile_table(section: Section) -> Table | None:
-    """KL by tenth of teacher entropy after training, minus vanilla's; shaded by size."""
+    """KL by tenth of teacher entropy after training, minus that of every token; shaded by size."""
     means = decile_means(section)
-    if VANILLA not in means or len(means) < 2:
+    plain = VANILLA if VANILLA in means else next((name for name in means if name == name.plain), None)
+    if plain is None or len(means) < 2:
         return None
-    base = means[VANILLA]
+    base = means[plain]
     gaps = {name: [v - b for v, b in zip(values, base, strict=True)] for name, values in means.items()}
-    reach = sorted(abs(gap) for name, row in gaps.items() for gap in row if name not in (VANILLA, TEACHER_FREE))
+    reach = sorted(abs(gap) for name, row in gaps.items() for gap in row if name not in (plain, TEACHER_FREE))
     top = max(reach[int(0.95 * (len(reach) - 1))] if reach else 1.0, 1e-9)
-    rows = [
-        [
-            Value(name.name),
-            *(Value(f"{gap:+.2f}".replace("-", "−"), shade=max(-1.0, min(1.0, gap / top))) for gap in row),
-        ]
-        for name, row in gaps.items()
-        if name != VANILLA
+    rows = [[Value(name.name), *(_shaded(gap, top) for gap in row)] for name, row in gaps.items() if name != plain]
+    notes = [
+        f"Nats; below 0 is better than {plain.name} in that tenth. 1: where the teacher is surest, 10: most unsure."
     ]
-    notes = ["Nats; below 0 is better than vanilla in that tenth. 1: where the teacher is surest, 10: most unsure."]
     head = ["method", *(str(d) for d in range(1, 11))]
-    return Table("deciles", f"{section.title}: KL by tenth of teacher entropy, minus vanilla", head, rows, notes)
+    return Table("deciles", f"{section.title}: KL by tenth of teacher entropy, minus {plain.name}", head, rows, notes)
 
 
 def _shaded(gap: float, top: float) -> Value:
