@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temp-and-rename writing, fsync, digests, and locks between processes."""
+"""Files that are whole or absent: temp-and-rename writing, fsync, digests, locks; where ekd keeps its own."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ ASIDE = ".aside"  # the end of a folder's name while it is being made
 
 class Damaged(ValueError):
     """A file that is not as it was written."""
+
+
+def home() -> Path:
+    """Where ekd keeps what it makes once: converted models and traces. EKD_HOME moves it."""
+    return Path(os.environ.get("EKD_HOME") or Path.home() / ".cache" / "ekd")
 
 
 def replace(path: Path, data: bytes, writer: str = "") -> None:

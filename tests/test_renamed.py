@@ -15,10 +15,10 @@ from ekd.cli.conf import CONF
 from ekd.distill.fence import config_of
 from ekd.eval.answers import kept_file
 from ekd.export.formats import finished_run, sampling
+from ekd.files import home
 from ekd.method import method_of
 from ekd.models.checkpoint import check_same_run
 from ekd.models.load import load_model, load_tokenizer
-from ekd.models.source import home
 from ekd.renamed import CHOICES, KEYS, current_key, current_run, current_word
 from ekd.report.pages import run_page
 from ekd.report.sweep import read_cell

@@ -18,7 +18,8 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from ekd.models.source import embedded_gguf, home
+from ekd.files import home
+from ekd.models.source import embedded_gguf
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared"

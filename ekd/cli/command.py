@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ekd.cli.conf import composed, having, like, top_keys
-from ekd.cli.kinds import check_kinds
+from ekd.cli.kinds import check_kinds, check_typed
 from ekd.cli.words import SHARES, check_secret, elsewhere, parse_words, replaced, values
 from ekd.method import CONF
 from ekd.mistakes import mandatory, sentence
@@ -123,7 +123,9 @@ def _check_composed(name: str, chosen: list[Override]) -> DictConfig:
                 _set(name, config, words, word)
         HydraConfig.instance().set_config(config)  # what ${hydra:...} in the values asks
         OmegaConf.set_struct(config, False)
-        check_kinds(settle(config))
+        settle(config)
+        check_typed(config, {word.key_or_group for word in chosen})
+        check_kinds(config)
         if name == "train":
             _check_checkpoint(config.ckpt)
     except OmegaConfBaseException as error:

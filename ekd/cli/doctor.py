@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ekd.defaults import precision
+from ekd.files import home
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "peft", "wandb", "bitsandbytes", "xllamacpp")
 SERVERS = {"Ollama": "http://127.0.0.1:11434", "llama-server or vLLM": "http://127.0.0.1:8080"}
@@ -27,8 +28,6 @@ def main(words: list[str]) -> int:
 
 
 def looked() -> Iterator[tuple[str, str]]:
-    from ekd.models.source import home
-
     yield "ekd", version("ekd")
     yield "python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     for name in PACKAGES:

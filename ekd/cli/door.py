@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from ekd.cli.alert import alert
+from ekd.cli.collecting import nothing_collected
 from ekd.cli.command import check_command, check_whole_config, settle
 from ekd.cli.conf import PACKAGE
 from ekd.cli.embedded import completed
@@ -51,8 +52,9 @@ def door(name: str, work: Callable[[DictConfig], int | None], value: Callable[[P
         _help(name, sys.argv[1:])
     sys.argv[1:] = completed(name, sys.argv[1:])
     try:
-        for note in check_command(name, sys.argv[1:]):
-            print(f"note: {note}", file=sys.stderr)
+        with nothing_collected():  # most imports happen there
+            notes = check_command(name, sys.argv[1:])
+        print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     except ValueError as mistake:
         _stop(sentence(mistake) or str(mistake))
     os.environ.setdefault(LAUNCHED, datetime.now(timezone.utc).isoformat(timespec="seconds"))  # of all cells of a sweep

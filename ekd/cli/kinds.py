@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import pydoc
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ekd.cli.signature import signature
 
 WORDS = {
     bool: "true or false",
@@ -45,6 +47,16 @@ def check_kinds(config: DictConfig) -> None:
         for key in node:
             if key in hints and not OmegaConf.is_interpolation(node, key):  # else it is said where it is written
                 _check(f"{path}.{key}", node[key], hints[str(key)])
+
+
+def check_typed(config: DictConfig, typed: Collection[str]) -> None:
+    """The same of keys that were typed, as far as it can be told before anything is imported."""
+    for path, node in _actors(config, ""):
+        named = {key: f"{path}.{key}" for key in map(str, node)}
+        asked = {key: at for key, at in named.items() if at in typed and not OmegaConf.is_interpolation(node, key)}
+        hints = signature(str(node["_target_"])) if asked else {}
+        for key in [key for key in asked if key in hints]:
+            _check(asked[key], node[key], hints[key])
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -61,8 +61,6 @@ def log_outcome(
     """outcome: what metrics.json holds. metrics: eval/*. problems: of the benchmark. run: the folder, whose answers may
     be absent. Closes the loggers; returns a line on each W&B run: its page, or how to upload it.
     """
-    from ekd.cli.lineage import log_lineage  # here: it loads W&B, which half of the runs do without
-
     figures = outcome["figures"]
     tables = {"answers": (COLUMNS, sample(problems, run))}
     if "trace_entropy" in figures:
@@ -70,6 +68,8 @@ def log_outcome(
     for logger in loggers:
         logger.log_metrics({**metrics, **headline(outcome)}, step=step)
         if isinstance(logger, WandbLogger):
+            from ekd.cli.lineage import log_lineage  # here: it loads W&B, which half of the runs do without
+
             for name, (columns, rows) in tables.items():
                 logger.log_table(name, columns, rows, step=step)
             log_lineage(logger, outcome, run)

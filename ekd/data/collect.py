@@ -21,9 +21,9 @@ from ekd.data.request_maker import RequestMaker
 from ekd.data.saving import Traced, save_traces, until_all_is_done
 from ekd.data.texts import KeptTexts
 from ekd.data.tracing import Claim, Grades, Tracing, all_at_once, batches_of, opened, scoring, whole_batches
+from ekd.files import home
 from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
-from ekd.models.source import home
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.models.turn import end_of_turn
 from ekd.store.leases import Leases

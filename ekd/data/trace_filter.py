@@ -19,11 +19,10 @@ from ekd.data.batch_sampler import pack
 from ekd.data.cached import Samples
 from ekd.data.collate import Collate
 from ekd.data.traces import Traces
-from ekd.files import Damaged, read_json, write_json
+from ekd.files import Damaged, home, read_json, write_json
 from ekd.models.progress import tracked
 from ekd.models.reader import read_batch
 from ekd.models.rows import matched, rows_where, top_of
-from ekd.models.source import home
 from ekd.models.spec import ModelSpec
 from ekd.store.location import local_folder
 from ekd.store.store import Store

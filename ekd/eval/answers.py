@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
-from ekd.files import acquire, cut_torn, whole_lines
+from ekd.files import acquire, cut_torn, home, whole_lines
 from ekd.models.repeats import period
-from ekd.models.source import home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,11 @@ from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from ekd.files import SEAL, Damaged, clear_killed, digest, is_complete, make_folder, read_json, write_json
+from ekd.files import SEAL, Damaged, clear_killed, digest, home, is_complete, make_folder, read_json, write_json
 from ekd.models.tiny import is_tiny, tiny_config
 
 EMBEDDED = "smollm2"
 SETTLED_NS = 2_000_000_000
-
-
-def home() -> Path:
-    """Where ekd keeps what it makes once: converted models and traces. EKD_HOME moves it."""
-    return Path(os.environ.get("EKD_HOME") or Path.home() / ".cache" / "ekd")
 
 
 def model_identity(name: str, trust_remote_code: bool = False) -> dict[str, str | int]:

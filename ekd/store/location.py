@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 from filelock import FileLock
 
-from ekd.files import digest, is_gone, process_name, replace, sync
+from ekd.files import digest, home, is_gone, process_name, replace, sync
 from ekd.outside import check_plain, plain_file
 from ekd.store.address import Address
 
@@ -47,8 +47,6 @@ def local_folder(place: Location) -> Path:
     """A folder of this machine for what need not travel: the store itself, or where its copies are."""
     if isinstance(place, Path):
         return place
-    from ekd.models.source import home  # heavy: imported when asked for
-
     name = re.sub(r"[^a-z0-9.]+", "-", str(place).lower())[:60]
     folder = home() / "copies" / f"{name}-{hashlib.sha256(str(place).encode()).hexdigest()[:10]}"
     folder.mkdir(parents=True, exist_ok=True)

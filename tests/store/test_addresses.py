@@ -15,8 +15,7 @@ from fake_traces import fake_trace
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ekd.data.cached import TraceData
-from ekd.files import machine
-from ekd.models.source import home
+from ekd.files import home, machine
 from ekd.store import location as places
 from ekd.store.__main__ import main
 from ekd.store.address import Address

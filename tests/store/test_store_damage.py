@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ekd.data.cached import TraceData
-from ekd.models.source import home
+from ekd.files import home
 from ekd.store import manifest
 from ekd.store.address import Address
 from ekd.store.log import fold, whole_manifest
