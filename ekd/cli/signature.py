@@ -28,7 +28,7 @@ def signature(target: str) -> dict[str, Any]:
             if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
                 return signature(f"{node.module}.{name}") if node.level == 0 else {}
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
-                own = {argument: kind(written) for argument, written in _arguments(node)}
+                own = {argument: annotated(written) for argument, written in _arguments(node)}
                 return (_inherited(module, node) if isinstance(node, ast.ClassDef) and not _init(node) else {}) | own
     return {}
 
@@ -61,18 +61,18 @@ def _arguments(made: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, ast.
             yield node.target.id, node.annotation
 
 
-def kind(written: ast.expr) -> Any:
+def annotated(written: ast.expr) -> Any:
     match written:
         case ast.Constant(value=None):
             return type(None)
         case ast.Constant(value=str(quoted)):
-            return kind(ast.parse(quoted, mode="eval").body)
+            return annotated(ast.parse(quoted, mode="eval").body)
         case ast.Name(id=name):
             return KINDS.get(name, Any)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return Union[kind(left), kind(right)]  # noqa: UP007 (of values)
+            return Union[annotated(left), annotated(right)]  # noqa: UP007 (of values)
         case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
-            return Union[kind(inner), None]  # noqa: UP007
+            return Union[annotated(inner), None]  # noqa: UP007
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
             return Literal[ast.literal_eval(inner)]
         case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in KINDS:
@@ -82,4 +82,4 @@ def kind(written: ast.expr) -> Any:
 
 
 def _part(written: ast.expr) -> Any:
-    return ... if isinstance(written, ast.Constant) and written.value is ... else kind(written)
+    return ... if isinstance(written, ast.Constant) and written.value is ... else annotated(written)
