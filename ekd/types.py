@@ -131,7 +131,8 @@ class Batch(NamedTuple):
     target_ids: Tensor  # (B, T), 0 outside the mask
     mask: Tensor  # (B, T) bool, True where target_ids is a response token; R = mask.sum()
     rows: Rows
-    shared: int = 0  # columns that all rows begin with alike, none of them in the mask
+    # `ekd.models.prefix.Chain`s: how what rows begin with alike, never in the mask, is read once. () for whole
+    shared: tuple[tuple[tuple[int, Tensor, Tensor | None], ...], ...] = ()
 
 
 class Verdict(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ekd.models.generation import common
+from ekd.models.prefix import Tree
 from ekd.types import Batch, Rows, Trace
 
 
@@ -43,7 +43,7 @@ class Collate:
             target_ids=torch.from_numpy(target),
             mask=torch.from_numpy(mask),
             rows=self._rows(traces),
-            shared=0 if self.packing else common([trace.prompt_ids[:-1].tolist() for trace in traces]),
+            shared=() if self.packing else Tree([t.prompt_ids[:-1].tolist() for t in traces], lengths).chains(),
         )
 
     def _rows(self, traces: Sequence[Trace]) -> Rows:

@@ -16,7 +16,7 @@ from ekd.distill.schedule import spread
 from ekd.models.checkpoint import STUDENT
 from ekd.models.head import TAILS
 from ekd.models.lora import Lora
-from ekd.models.reader import can_share
+from ekd.models.prefix import can_share
 from ekd.models.shards import shard
 
 UNMATCHED = ("end", "all", "none")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ekd.models.prefix import Tree, keeps_keys, kinds, read_begun
 from ekd.types import Text
 
 # At every step: which prompt each row of the batch belongs to (b), raw logits (b, V), chosen ids (b,). Rows that are
@@ -60,21 +62,35 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor
     return ids, mask
 
 
-def common(texts: Sequence[Sequence[int]]) -> int:
-    """How many ids all texts begin with: a system message, worked examples."""
-    lists = [list(text) for text in texts]
-    first, last = min(lists), max(lists)  # the two that differ earliest
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+class _Begun(NamedTuple):
+    """A batch whose first logits are not asked for yet."""
+
+    ids: Tensor  # (N, W) what is still to be read of each prompt, padded on the left
+    mask: Tensor  # (N, columns of the cache + W) 1 = real
+    position: Tensor  # (N, W)
+    cache: Any  # None where nothing has been read
 
 
-def read_once(model: PreTrainedModel, prefix: Sequence[int], copies: int) -> Any:
-    """What a decoder keeps of a beginning that all of a batch share, read once; None where there is none."""
-    if not prefix:
-        return None
-    ids = torch.tensor([list(prefix)], device=model.device)
-    cache = model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
-    cache.batch_repeat_interleave(copies)
-    return cache
+def _begin(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad: int) -> _Begun:
+    """What several prompts begin with (a system message, worked examples) is read here, once.
+
+    Not where a window of attention would count the padding between that and the rest of a prompt.
+    """
+    tree = Tree([prompt[:-1] for prompt in prompts], [len(prompt) for prompt in prompts], together=True)
+    alike, device = len({len(prompt) for prompt in prompts}) == 1, model.device
+    cut, cache = 0, None
+    if tree.cuts and keeps_keys(model) and (alike or kinds(model) == {"full_attention"}):
+        cut = tree.cuts[-1]
+        *begun, (_, _, parent) = move_data_to_device(tree.chains()[0], device)
+        ids = torch.tensor([[*prompt[:cut], *[pad] * (cut - len(prompt))] for prompt in prompts], device=device)
+        positions = torch.arange(cut, device=device).expand_as(ids)
+        cache, _ = read_begun(model.get_decoder().__call__, ids, positions, begun)
+        cache.batch_select_indices(parent)
+    began = [len(prompt) > cut for prompt in prompts]  # others see nothing of the cache
+    rests = [prompt[cut:] if has else prompt for prompt, has in zip(prompts, began, strict=True)]
+    ids, own_mask = left_pad(rests, pad)
+    mask = torch.cat([torch.tensor(began).to(own_mask)[:, None].expand(-1, cut), own_mask], 1).to(device)
+    return _Begun(ids.to(device), mask, (mask.cumsum(1) - 1).clamp_min(0)[:, cut:], cache)
 
 
 @torch.inference_mode()
@@ -93,11 +109,10 @@ def generate(
     began, device = monotonic(), model.device
     choose = _Choose(temperature, top_p, seeds or [0] * len(prompts), device)
     limit = _limits(model, prompts, max_new_tokens)
-    shared = common([prompt[:-1] for prompt in prompts])
-    cache = read_once(model, prompts[0][:shared], len(prompts))
-    ids, mask = (x.to(device) for x in left_pad([prompt[shared:] for prompt in prompts], min(end)))
-    mask = torch.cat([mask.new_ones(len(prompts), shared), mask], 1)
-    position = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
+    # several samples of one problem: its prompt is read once
+    distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    which = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)
+    ids, mask, position, cache = _begin(model, list(distinct), min(end))
     texts: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     while True:
@@ -110,6 +125,9 @@ def generate(
             logits_to_keep=1,
         )
         cache, logits = out.past_key_values, out.logits[:, -1]
+        if len(logits) < len(rows):
+            logits, mask, position = logits[which], mask[which], position[which]
+            cache.batch_select_indices(which)
         chosen = choose(logits, rows)
         if watch is not None:
             watch(rows, logits, chosen)

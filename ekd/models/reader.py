@@ -6,7 +6,7 @@ what another knows: that a row may be counts of draws, that a token may have no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,52 +15,41 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ekd.models.head import Head, head_of, stats
+from ekd.models.prefix import Chain, can_share, read_begun, read_pass
 from ekd.models.rows import kl, kl_of_draws, matched, where
 from ekd.types import Batch, Rows
 
-WORTH = 0.25  # of a batch's places: below it a second pass of the decoder saves next to nothing
 HEAD_MB = 64.0  # of logits at a time, where nobody says otherwise
 
 
 def response_hidden(decode: Callable[..., Any], batch: Batch, *, share: bool = True) -> Tensor:
     """(R, H): no logits are built, and only the rows that predict a response token leave the decoder.
 
-    Without a mask, positions that start anew are borders that attention does not cross (a packed row); padding on the
-    right comes after every real token, and a causal model never looks there. share: a beginning that all rows have in
-    common (worked examples) is read once, and its gradient is the sum over the rows.
+    share: what several rows begin with (worked examples, a prompt) is read once, and its gradient is the sum over them.
     """
-    begin = batch.shared if share and worth_sharing(batch) else 0
-    cache = None
-    if begin:
-        cache = decode(
-            input_ids=batch.input_ids[:1, :begin], position_ids=batch.position_ids[:1, :begin], use_cache=True
-        ).past_key_values
-        cache.batch_repeat_interleave(len(batch.input_ids))
-    out = decode(
-        input_ids=batch.input_ids[:, begin:],
-        position_ids=batch.position_ids[:, begin:],
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    states: Tensor = out.last_hidden_state
-    return states.flatten(0, 1).index_select(0, where(batch.mask[:, begin:].flatten()))
+    return hidden_where(decode, batch.input_ids, batch.position_ids, batch.mask, batch.shared if share else ())
 
 
-def worth_sharing(batch: Batch) -> bool:
-    """Whether reading the common beginning once leaves out at least so many of the batch's places."""
-    rows, columns = batch.input_ids.shape
-    return (rows - 1) * batch.shared >= WORTH * rows * columns
+def hidden_where(
+    decode: Callable[..., Any], ids: Tensor, positions: Tensor, mask: Tensor, shared: Sequence[Chain]
+) -> Tensor:
+    """(R, H), what a decoder thinks where mask (B, T) is True, row by row.
 
-
-def can_share(model: PreTrainedModel) -> bool:
-    """Not with dropout, which draws for every row, nor with gradient checkpointing, which keeps no cache, nor for a
-    decoder that remembers in another way than by keys and values.
+    Without a mask of attention, positions that start anew are borders that it does not cross (a packed row); padding on
+    the right comes after every real token, and a causal model never looks there.
     """
-    config = model.config.get_text_config()
-    drops = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    plain = kinds <= {"full_attention", "sliding_attention"} and not getattr(config, "attention_dropout", 0)
-    return plain and not drops and not any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+    if not shared:
+        states: Tensor = decode(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        return states.flatten(0, 1).index_select(0, where(mask.flatten()))
+    number = (mask.flatten().cumsum(0) - 1).view_as(ids)  # which of the R a place is
+    found, places = [], []
+    for *begun, own in shared:
+        cache, begin = read_begun(decode, ids, positions, begun)
+        states = read_pass(decode, ids, positions, own, cache, begin, keep=False).last_hidden_state
+        wanted = where(mask[own[1], begin : own[0]].flatten())
+        found.append(states.flatten(0, 1).index_select(0, wanted))
+        places.append(number[own[1], begin : own[0]].flatten()[wanted])
+    return found[0] if len(found) == 1 else torch.cat(found).index_select(0, torch.cat(places).argsort())
 
 
 def with_student(hidden: Tensor, head: Head, rows: Rows, *, budget_mb: float, top: int = 0) -> Rows:

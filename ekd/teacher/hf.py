@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ekd.models.generation import check_scored, common, generate, read_once
+from ekd.models.generation import check_scored, generate
 from ekd.models.head import Head, head_of
+from ekd.models.prefix import Tree, keeps_keys
+from ekd.models.reader import hidden_where
 from ekd.models.spec import ModelSpec
 from ekd.teacher.rows import Gathers, Own, Top, Translated, counted, top
 from ekd.translate.bridge import Bridge, check_align
@@ -182,16 +185,13 @@ class HF:
 
     @torch.inference_mode()
     def _score(self, model: PreTrainedModel, end: set[int], batch: list[Request]) -> Iterator[Trace | Failure]:
-        shared = common([r.prompt_ids[:-1] for r in batch])
-        hidden = _suffix_hidden(model, [r.prompt_ids + (r.response_ids or []) for r in batch], shared)
         head, known = head_of(model), self._gathers(batch)
-        for row, request in enumerate(batch):
+        texts = _hidden(model, batch).split([len(request.response_ids or []) for request in batch])
+        for row, (request, hidden) in enumerate(zip(batch, texts, strict=True)):
             response = request.response_ids or []
-            start = len(request.prompt_ids) - 1 - shared  # the last prompt token predicts the first of the response
             for at in range(0, len(response), 128):  # 128 rows of logits at a time: 25 MB at a vocabulary of 49,152
                 chunk = torch.tensor(response[at : at + 128], device=hidden.device)
-                rows = logits(hidden[row, start + at : start + at + len(chunk)], head)
-                known.see([row] * len(chunk), rows, chunk)
+                known.see([row] * len(chunk), logits(hidden[at : at + len(chunk)], head), chunk)
             yield known.trace(row, request, response, "stop" if response[-1] in end else "length")
 
     def _gathers(self, batch: list[Request]) -> Gathers:
@@ -212,18 +212,18 @@ def draw_stream(request: Request) -> np.random.Generator:
     return np.random.default_rng([request.seed, 1])
 
 
-def _suffix_hidden(model: PreTrainedModel, texts: list[list[int]], shared: int) -> Tensor:
-    """(B, longest - shared, H). The common beginning (system message, worked examples) is read once, not B times."""
-    decoder, cache = model.get_decoder(), read_once(model, texts[0][:shared], len(texts))
+def _hidden(model: PreTrainedModel, batch: Sequence[Request]) -> Tensor:
+    """(R, H), the rows that predict a response token, request after request."""
+    prompts = [request.prompt_ids[:-1] for request in batch]  # the last id predicts the first of the response
+    texts = [[*request.prompt_ids, *(request.response_ids or [])][:-1] for request in batch]
     width = max(map(len, texts))
-    ids = torch.zeros((len(texts), width - shared), dtype=torch.long)
-    mask = torch.zeros((len(texts), width), dtype=torch.long)
-    for row, text in enumerate(texts):
-        ids[row, : len(text) - shared] = torch.tensor(text[shared:])
-        mask[row, : len(text)] = 1
-    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    states: Tensor = decoder(**inputs, past_key_values=cache, use_cache=cache is not None).last_hidden_state
-    return states
+    ids, mask = torch.zeros(len(texts), width, dtype=torch.long), torch.zeros(len(texts), width, dtype=torch.bool)
+    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, len(prompt) : len(text)] = True
+    shared = Tree(prompts, [len(text) for text in texts]).chains() if keeps_keys(model) else ()
+    inputs = move_data_to_device((ids, torch.arange(width).expand_as(ids), mask, shared), model.device)
+    return hidden_where(model.get_decoder().__call__, *inputs)
 
 
 def logits(hidden: Tensor, head: Head) -> Tensor:

@@ -17,7 +17,7 @@ from ekd.selector.topk import TopK
 from ekd.signal.student_entropy import StudentEntropy
 
 STEP = {
-    ("reader", "response_hidden", "_local_scalar_dense"): 1,  # transformers asks whether a row holds several texts
+    ("reader", "hidden_where", "_local_scalar_dense"): 1,  # transformers asks whether a row holds several texts
     ("rows", "where", "nonzero"): 2,  # the rows that predict a response token; those that are paid for
     ("rows", "matched", "_local_scalar_dense"): 1,  # is there a row without a teacher
     ("segment", "check_scores", "_local_scalar_dense"): 1,  # is a score no number
