@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -162,21 +163,32 @@ def page() -> dict[Path, bytes]:
         for cell, line in cells:
             lines.setdefault(cell.method, []).append(line)
         commits = sorted({line["commit"][:7] for _, line in cells})
-        text.append(
-            f"## {PARTS[part]}\n\n{len(cells)} cells, {len(section.seeds)} seeds, commit {', '.join(commits)}.\n"
-        )
-        text.append(markdown(outcome_table(section, lines)))
+        own = [markdown(outcome_table(section, lines))]
         if all("rounds" in line for _, line in cells):
             table = disagreement_table(section, lines)
-            text.append(f"### {table.caption}\n\n{markdown(table)}")
+            own.append(f"### {table.caption}\n\n{markdown(table)}")
         deciles = decile_table(section)
         if deciles is not None:
-            text.append(f"### {deciles.caption}\n\n{markdown(deciles)}")
+            own.append(f"### {deciles.caption}\n\n{markdown(deciles)}")
+        same = in_all([method.name for method in section.methods])
+        text.append(
+            f"## {PARTS[part]}\n\n{len(cells)} cells, {len(section.seeds)} seeds, commit {', '.join(commits)}."
+            + (f" All names end in `{same}`." if same else "")
+            + "\n"
+        )
+        text += [table.replace(same, "") if same else table for table in own]
         for metric in (ACCURACY, KL):
             found = result(section, metric)
             if found is not None and part == "bands":
                 files[ROOT / "docs" / f"study2_bands_{metric.name}.svg"] = _svg(found)
     return {PAGE: "\n".join(text).encode(), **files}
+
+
+def in_all(names: Sequence[str]) -> str:
+    """What all of them end in, part by part; "" where that is nothing."""
+    ends = zip(*(reversed(name.split("-")) for name in names), strict=False)
+    same = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, ends)]
+    return "".join(f"-{part}" for part in reversed(same))
 
 
 def _svg(measured: Result) -> bytes:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import study2  # noqa: E402 (a script of the checkout, no part of the package)
-from study2_tables import OUTCOMES, over_problems, page, read_kept  # noqa: E402
+from study2_tables import OUTCOMES, in_all, over_problems, page, read_kept  # noqa: E402
 from study_world import SPLITS, drawn  # noqa: E402
 
 from ekd.files import write_json  # noqa: E402
@@ -51,6 +51,11 @@ def test_rounds_are_kept_as_means_of_their_last_third(tmp_path):
     (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rounds))
     assert study2._rounds(tmp_path) == {"rounds": dict.fromkeys(OUTCOMES, 7.0)}
     assert study2._rounds(tmp_path / "elsewhere") == {}
+
+
+def test_what_all_names_end_in_is_said_once():
+    assert in_all(["vanilla-reverse_kl-rounds", "topk_20-kl-reverse_kl-rounds"]) == "-reverse_kl-rounds"
+    assert in_all(["vanilla", "topk_20-kl"]) == in_all(["topk_5-kl", "topk_20-akl"]) == ""
 
 
 def test_the_best_rate_is_the_most_accurate_and_of_equal_ones_the_closest(tmp_path):
