@@ -148,7 +148,15 @@ def test_requests_are_taken_as_they_are_needed_and_leaving_ends_everything() -> 
     assert not [t for t in threading.enumerate() if t.name == "ekd-wire" and t.is_alive()]
 
 
-def test_ctrl_c_while_waiting_ends_cleanly() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A program that a shell starts in the background ignores Ctrl-C, and so would these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_waiting_ends_cleanly(interruptible: None) -> None:
     struck: list[str] = []
 
     async def ask(client: str, request: Request) -> tuple[str, int]:
