@@ -132,6 +132,10 @@ def step_of(name: str, n: int, h: int, v: int) -> tuple[Step, Step, list]:
         t_hidden, t_weight = torch.randn(len(x), 8), torch.randn(v, 8)
         loss = peer(name, x, weight, t_hidden, t_weight)
 
+    return stepped(loss, leaves), floor, leaves
+
+
+def stepped(loss: Callable, leaves: list) -> Step:
     def step() -> object:
         for leaf in leaves:
             leaf.grad = None
@@ -139,7 +143,7 @@ def step_of(name: str, n: int, h: int, v: int) -> tuple[Step, Step, list]:
         total.backward()
         return total
 
-    return step, floor, leaves
+    return step
 
 
 def peer(name: str, hidden, weight, t_hidden, t_weight) -> Callable:  # type: ignore[no-untyped-def]

@@ -114,14 +114,19 @@ def measure(name: str, rounds: int, batches: int) -> dict[str, Any]:
         enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(student, data)
-    pairs, peaks, rows = watch.seconds[2:], watch.peaks[2:], watch.rows[2:]
+    return medians(watch.seconds[2:], watch.peaks[2:], watch.rows[2:]) | {"threads": torch.get_num_threads()}
+
+
+def medians(
+    pairs: list[tuple[float, float]], peaks: list[tuple[float, float]], rows: list[tuple[int, int, int]]
+) -> dict[str, Any]:
+    """pairs, peaks: of floor and step. rows: tokens, rows, chosen rows."""
     return {
         "ratio": median(step / bare for bare, step in pairs),
         "floor": median(bare for bare, _ in pairs),
         "step": median(step for _, step in pairs),
         "extra_mb": median(step - bare for bare, step in peaks),
         **{key: median(r[i] for r in rows) for i, key in enumerate(("tokens", "rows", "chosen"))},
-        "threads": torch.get_num_threads(),
     }
 
 
