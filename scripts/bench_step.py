@@ -3,10 +3,11 @@
     flock FILE python scripts/bench_step.py            the table, written to docs/bench_step.md
     python scripts/bench_step.py --rounds 3 --only topk    printed only
 
-Floor: the decoder forward and backward on the same batch, and the three bare products of the head (h W^T, dz W, dz^T h)
-for the chosen rows. Step: everything Lightning does between the start and the end of a batch: training_step, backward,
-the reduction, logging. The optimizer and gradient clipping are part of neither side. Each variant has a process of its
-own, in which a floor and a step on the same batch follow each other; the table gives the median of their ratios.
+Floor: the decoder forward and backward on the same batch, what rows begin with read once as a step does, and the three
+bare products of the head (h W^T, dz W, dz^T h) for the chosen rows. Step: everything Lightning does between the start
+and the end of a batch: training_step, backward, the reduction, logging. The optimizer and gradient clipping are part of
+neither side. Each variant has a process of its own, in which a floor and a step on the same batch follow each other;
+the table gives the median of their ratios.
 Real traces: of experiment=tiny_student (SmolLM2 over worked solutions); collected first where they are not there.
 """
 
@@ -50,15 +51,19 @@ def peak_mb() -> float:
 
 
 def floor(student: Any, batch: Any, chosen: int) -> None:
-    """Decoder forward and backward; the head's bare products for as many rows, in chunks as the head makes them."""
+    """Decoder forward and backward, what rows begin with read once as a step does; the head's bare products for as many
+    rows, in chunks as the head makes them.
+    """
     import torch
 
     from ekd.models.head import head_of
+    from ekd.models.prefix import can_share
+    from ekd.models.reader import response_hidden
 
     model, budget = student.model, student.objective.head_mb
-    out = model.get_decoder()(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-    hidden, weight = out.last_hidden_state, head_of(model).weight.detach()
-    rows = hidden.detach()[batch.mask][:chosen]
+    hidden = response_hidden(model.get_decoder().__call__, batch, share=can_share(model))
+    weight = head_of(model).weight.detach()
+    rows = hidden.detach()[:chosen]
     dw = torch.zeros_like(weight)
     for part in rows.split(max(1, int(budget * 2**20 / weight.shape[0] / 4))):
         z = part @ weight.t()
