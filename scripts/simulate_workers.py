@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ekd.data.tracing import WINDOW
+from ekd.engine.crew import WINDOW
 from ekd.store.presence import BEAT
 from ekd.store.unsaved import PATIENCE
 

@@ -197,7 +197,8 @@ def by_processes(folder: Path, count: int, requests: int, seconds: float) -> flo
     return timed(run)
 
 
-def speed(folder: Path, requests: int, seconds: float) -> dict[str, float]:
+def bare_loop(folder: Path, requests: int, seconds: float) -> Callable[[], None]:
+    """Asks the teacher and saves each trace, but claims nothing."""
     made = ready(folder / "bare", requests, seconds)
     asked, store = made.requests("train", requests), made.open()
 
@@ -208,7 +209,11 @@ def speed(folder: Path, requests: int, seconds: float) -> dict[str, float]:
                 waiting.add(part(trace, store.layout))
             waiting.flush()
 
-    bare = timed(loop)
+    return loop
+
+
+def speed(folder: Path, requests: int, seconds: float) -> dict[str, float]:
+    bare = timed(bare_loop(folder, requests, seconds))
     one, two = (by_processes(folder / str(count), count, requests, seconds) for count in (1, 2))
     said = {"bare loop, s": bare, "one process, s": one, "two processes, s": two}
     return {k: round(v, 3) for k, v in (said | {"overhead": one / bare - 1, "one over two": one / two}).items()}

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ekd"
 # rooms joined by "|", which do not know each other.
 LAYERS = (
     ("types", "defaults", "renamed", "method", "outside", "files", "mistakes", "models", "translate"),
-    ("dataset | teacher | signal | selector | loss | store",),
+    ("dataset | teacher | signal | selector | loss | store | engine",),
     ("data", "distill | eval", "export"),
     ("report", "chat", "cli", "dashboard", "commands", "session"),
 )

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,7 +20,9 @@ from ekd.data.family import Family, family_of
 from ekd.data.request_maker import RequestMaker
 from ekd.data.saving import Traced, save_traces, until_all_is_done
 from ekd.data.texts import KeptTexts
-from ekd.data.tracing import Claim, Grades, Tracing, all_at_once, batches_of, opened, scoring, whole_batches
+from ekd.data.tracing import Grades, Tracing, batches_of, scoring, whole_batches
+from ekd.engine.crew import Claim, Crew, Engine, all_at_once
+from ekd.engine.local import Local
 from ekd.files import home
 from ekd.models.load import load_tokenizer
 from ekd.models.prompt import Prompt
@@ -32,7 +34,7 @@ from ekd.store.presence import BEAT, Presence
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer, tokenizer_fingerprint
 from ekd.store.unsaved import PATIENCE, Unsaved, recover
-from ekd.types import Dataset, Failure, Policy, Problem, Request, Teacher
+from ekd.types import Dataset, Failure, Opens, Policy, Problem, Request, Teacher
 
 log = logging.getLogger(__name__)
 Wanted: TypeAlias = "tuple[str, int | None, bool]"  # a split, how many of its problems, and as `requests` says: texts
@@ -53,7 +55,7 @@ class Collector:
     the teacher reads in place of the prompt; contrast: a second one, under which its tokens are read again; policy: who
     writes the texts in the teacher's or the dataset's place. None: the same, none, and nobody. share: claim little at a
     time, as others may come and help. patience: seconds without a heartbeat after which what another has claimed is
-    free.
+    free. engine: where the teacher is asked.
     """
 
     teacher: Teacher
@@ -70,6 +72,8 @@ class Collector:
     policy: Policy | None = None
     share: bool = False
     patience: float = PATIENCE
+    engine: Engine = Local()  # noqa: RUF009 (it is frozen)
+    crew: Crew | None = field(default=None, init=False, repr=False, compare=False)  # that stays warm
     asked: dict[Wanted, list[Request]] = field(default_factory=dict, init=False, repr=False, compare=False)
     known: dict[Wanted, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -129,10 +133,14 @@ class Collector:
     @contextmanager
     def warm(self) -> Iterator[Collector]:
         """The same collector, whose teacher stays loaded from collection to collection until the end of the block."""
-        with opened(self.family.teacher) as teacher:
+        with self._crew() as crew:
             other = copy(self)
-            vars(other)["family"] = self.family._replace(teacher=teacher)
+            object.__setattr__(other, "crew", crew)
             yield other
+
+    def _crew(self) -> AbstractContextManager[Crew]:
+        again = self.contrast is not None
+        return nullcontext(self.crew) if self.crew else self.engine.open(self.family.teacher, again=again)
 
     def _traced_by_all(self, store: Store, missing: dict[str, Request], company: list[Request], split: str) -> Traced:
         groups = [[request] for request in missing.values()]
@@ -223,6 +231,11 @@ class Collector:
 
     def _check_teacher(self) -> None:
         """Ids that mean one token to the teacher and another to the student would be silent nonsense."""
+        if self.contrast is not None and self.teacher.mode != "score" and not isinstance(self.teacher, Opens):
+            raise ValueError(
+                f"contrast needs a teacher that reads given text, and {type(self.teacher).__name__} with "
+                f"teacher.mode={self.teacher.mode} does not: set teacher.mode=score, teacher=hf, or contrast=null"
+            )
         if self.family.bridge is not None or self.teacher.tokenizer in (None, self.tokenizer):
             return
         theirs = load_tokenizer(self.teacher.tokenizer, trust_remote_code=self.trust_remote_code)
@@ -241,9 +254,7 @@ class Collector:
         """The policy's texts of those that are neither traced nor written; all of `requests` are written together."""
         assert self.policy is not None
         kept = KeptTexts(local_folder(self.open().path))
-        self._tracing(self.family.teacher, "train", quiet=True).write(
-            self.policy, self.untraced(requests), requests, kept
-        )
+        self._tracing("train", quiet=True).write(self.policy, self.untraced(requests), requests, kept)
 
     def read(self, requests: list[Request]) -> list[Failure]:
         """Traces of texts that were written before. Of those that are there, only the company of others is read."""
@@ -254,14 +265,8 @@ class Collector:
         with Presence(store.path) as own:
             return self._trace(Unsaved(store, own), requests, "train", all_at_once(asked)).failures
 
-    def _tracing(self, teacher: Teacher, split: str, *, quiet: bool) -> Tracing:
-        return Tracing(
-            teacher=teacher,
-            policy=self.policy,
-            grade=self._grader(split),
-            again=self.contrast is not None,
-            quiet=quiet,
-        )
+    def _tracing(self, split: str, *, quiet: bool) -> Tracing:
+        return Tracing(policy=self.policy, grade=self._grader(split), quiet=quiet)
 
     def _trace(self, waiting: Unsaved, company: list[Request], split: str, work: Leases | Claim) -> Traced:
         """work: leases, where others may take part: until all of it is done; or what is this process's alone."""
@@ -269,13 +274,13 @@ class Collector:
         self._check_teacher()
         kept, bridge = KeptTexts(local_folder(waiting.store.path)), self.family.bridge
         before = 0 if bridge is None else bridge.bytes_by_kind.copy()
-        with opened(self.family.teacher) as teacher:
-            tracing = self._tracing(teacher, split, quiet=leases is None)
+        with self._crew() as crew:
+            tracing = self._tracing(split, quiet=leases is None)
             if isinstance(work, Leases):
-                traces = until_all_is_done(tracing, work, waiting, company, kept)
+                traces = until_all_is_done(tracing, crew, work, waiting, company, kept)
             else:
-                traces = tracing.traces(work, company, kept)
-            traced = save_traces(traces, waiting, split, leases)
+                traces = tracing.traces(crew, work, company, kept)
+            traced = save_traces(traces, waiting, split, leases, crew)
         if bridge is not None and leases is not None:
             log.info("%s split: %s", split, bridge.told(before))
         kept.forget(waiting.store.keys())  # not those that the teacher failed on: they are to be read again

@@ -23,7 +23,7 @@ from ekd.files import replace as write_file
 from ekd.models.load import end_ids
 from ekd.models.shards import whole
 from ekd.store.location import Location, location
-from ekd.types import Opens, Request
+from ekd.types import Request
 
 LOG = "rounds.jsonl"  # in the run's folder: one line a round
 
@@ -80,12 +80,8 @@ class RoundMaker:
         )
         teacher = scoring(data.collector.teacher, "source=rounds")
         self.stack = ExitStack()
-        self.collector = replace(
-            data.collector,
-            teacher=self.stack.enter_context(teacher.open()) if isinstance(teacher, Opens) else teacher,
-            policy=self.policy,
-            store=str(rounds.folder(trainer)),
-        )
+        reader = replace(data.collector, teacher=teacher, policy=self.policy, store=str(rounds.folder(trainer)))
+        self.collector = self.stack.enter_context(reader.warm())
         self.store = self.collector.open()
         self.reading: dict[int, Future[None]] = {}  # rounds that the teacher reads while the student learns
         self.pool = self.stack.enter_context(ThreadPoolExecutor(1))

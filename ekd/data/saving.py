@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ekd.data.texts import KeptTexts
 from ekd.data.tracing import Grades, Tracing, packed
+from ekd.engine.crew import Crew
 from ekd.models.progress import ProgressBar
 from ekd.store.leases import Leases
 from ekd.store.unsaved import Unsaved
@@ -25,12 +26,12 @@ class Traced(NamedTuple):
 
 
 def until_all_is_done(
-    tracing: Tracing, leases: Leases, waiting: Unsaved, company: Sequence[Request], kept: KeptTexts
+    tracing: Tracing, crew: Crew, leases: Leases, waiting: Unsaved, company: Sequence[Request], kept: KeptTexts
 ) -> Iterator[Trace | Failure]:
     """By whomever: what others have claimed is waited for, and claimed once they are dead."""
     said = False
     while True:
-        yield from tracing.traces(leases.claim, company, kept)
+        yield from tracing.traces(crew, leases.claim, company, kept)
         waiting.flush()  # others wait for it
         if not leases.left:
             return
@@ -40,8 +41,12 @@ def until_all_is_done(
         sleep(PAUSE)
 
 
-def save_traces(traces: Iterable[Trace | Failure], waiting: Unsaved, split: str, leases: Leases | None) -> Traced:
-    """All that come. leases: of a collection of which it is said how far it is; its failures are told to others."""
+def save_traces(
+    traces: Iterable[Trace | Failure], waiting: Unsaved, split: str, leases: Leases | None, crew: Crew
+) -> Traced:
+    """All that come. leases: of a collection of which it is said how far it is; its failures are told to others. crew:
+    who makes them, for what it says of itself.
+    """
     failed: dict[str, Failure] = {} if leases is None else leases.failed
     own, grades, saved = [], Grades(), monotonic()
     wanted = None if leases is None else leases.waiting
@@ -56,9 +61,8 @@ def save_traces(traces: Iterable[Trace | Failure], waiting: Unsaved, split: str,
                     grades = grades.add(result.verdict, result.about[3], result.about[6])
                 if leases is not None and wanted is not None:
                     made = grades.texts + len(own)  # here; what is neither waiting nor at our teacher, others made
-                    bar.update(
-                        wanted - leases.waiting - leases.claimed + made, tracing_note(bar, leases, grades, len(own))
-                    )
+                    note = tracing_note(bar, leases, grades, len(own)) + (crew.note and f", {crew.note}")
+                    bar.update(wanted - leases.waiting - leases.claimed + made, note)
                 if len(waiting.parts) >= SHARD_TRACES or monotonic() - saved > SHARD_SECONDS:
                     waiting.flush()
                     saved = monotonic()

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from itertools import chain, islice
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 
 from ekd.data.texts import KeptTexts
+from ekd.engine.crew import Batched, Claim, Crew
 from ekd.models.progress import tracked
 from ekd.store.codec import Layout
 from ekd.store.shard import PackedTrace, part
-from ekd.types import Failure, Opens, Policy, Request, Teacher, Text, Trace
-
-AGAIN = 64  # traces that are read a second time together, by a teacher that has no batches
-WINDOW = 64  # batches of a teacher that has some are of like length within so many
-AHEAD = 64  # requests that are claimed together for one that has none
-Claim: TypeAlias = Callable[[int, int], list[Request]]  # at least, at most -> further requests, [] where there are none
-
-
-@runtime_checkable
-class Batched(Protocol):
-    """A teacher that reads several texts at once: its sums are rounded by the company that a text keeps."""
-
-    batch_size: int
+from ekd.types import Failure, Policy, Request, Teacher, Text, Trace
 
 
 class Asked(NamedTuple):
@@ -36,34 +23,30 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tracing:
-    """policy: who writes; None: the teacher, or a request's own text. grade: (problem id, text's ids) -> verdict.
-    again: whether the teacher reads each text a second time, under another prompt.
-    """
+    """policy: who writes; None: the teacher, or a request's own text. grade: (problem id, text's ids) -> verdict."""
 
-    teacher: Teacher
     policy: Policy | None
     grade: Callable[[str, Sequence[int]], str]
-    again: bool
     quiet: bool
 
-    def traces(self, claim: Claim, company: Sequence[Request], kept: KeptTexts) -> Iterator[Trace | Failure]:
-        """In the order in which the teacher gives them; ends when there is nothing to claim. Texts that were kept are
-        not written again.
+    def traces(
+        self, crew: Crew, claim: Claim, company: Sequence[Request], kept: KeptTexts
+    ) -> Iterator[Trace | Failure]:
+        """In the order in which teachers give them; ends when there is nothing to claim. Texts that were kept are not
+        written again.
 
         company: all requests that are written together, done or not.
         """
-        known: dict[str, Asked] = {}  # what is with the teacher
+        known: dict[str, Asked] = {}  # what is with a teacher
 
         def ask(least: int, most: int) -> list[Request]:
             found = self._with_texts(claim(least, most), company, kept)
             known.update((asked.request.key, asked) for asked in found)
             return [asked.request._replace(prompt_ids=asked.request.read_ids) for asked in found]
 
-        if self.again:
-            self._check_again()
-        with opened(self.teacher) as teacher:
-            made = (self._about(known, result) for result in asked_in_windows(teacher, ask))
-            yield from contrasted(made, known, teacher) if self.again else forgotten(made, known)
+        for result in crew.trace(ask):
+            yield self._about(known, result)
+            known.pop(result.key, None)
         for request, _ in known.values():
             yield Failure(request.key, request.problem_id, "the teacher did not say anything of it")
 
@@ -99,13 +82,6 @@ class Tracing:
             verdict=self.grade(request.problem_id, trace.response_ids.tolist()),
             log_q=None if text is None else given_to(trace, text),
         )
-
-    def _check_again(self) -> None:
-        if self.teacher.mode != "score" and not isinstance(self.teacher, Opens):
-            raise ValueError(
-                f"contrast needs a teacher that reads given text, and {type(self.teacher).__name__} with "
-                f"teacher.mode={self.teacher.mode} does not: set teacher.mode=score, teacher=hf, or contrast=null"
-            )
 
 
 def given_to(trace: Trace, text: Text) -> np.ndarray | None:
@@ -149,60 +125,6 @@ def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
     """What is written together: of like length, and the same whatever is there already."""
     ordered = sorted(requests, key=lambda r: -len(r.prompt_ids))
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
-
-
-@contextmanager
-def opened(teacher: Teacher) -> Iterator[Teacher]:
-    """The same teacher, warm where it can be."""
-    with teacher.open() if isinstance(teacher, Opens) else nullcontext(teacher) as warm:
-        yield warm
-
-
-def asked_in_windows(teacher: Teacher, ask: Claim) -> Iterator[Trace | Failure]:
-    """A teacher with batches is given a window at a time, of which it makes them; another takes as it can."""
-    if isinstance(teacher, Batched):
-        size = teacher.batch_size
-        for window in iter(lambda: ask(size, WINDOW * size), []):
-            yield from teacher.trace(window)
-    else:
-        yield from teacher.trace(chain.from_iterable(iter(lambda: ask(1, AHEAD), [])))
-
-
-def all_at_once(requests: Sequence[Request]) -> Claim:
-    """Nobody else asks for any of them."""
-    left = [list(requests)]
-    return lambda least, most: left.pop() if left else []
-
-
-def forgotten(made: Iterable[Trace | Failure], known: dict[str, Asked]) -> Iterator[Trace | Failure]:
-    """The same; what is done is not known any more."""
-    for result in made:
-        known.pop(result.key, None)
-        yield result
-
-
-def contrasted(made: Iterable[Trace | Failure], known: dict[str, Asked], teacher: Teacher) -> Iterator[Trace | Failure]:
-    """The same, each trace with ln p of its tokens under the request's second prompt."""
-    results, size = iter(made), teacher.batch_size if isinstance(teacher, Batched) else AGAIN
-    while group := list(islice(results, size)):
-        asked = {result.key: known.pop(result.key).request for result in group}
-        traces = {trace.key: trace for trace in group if isinstance(trace, Trace)}
-        yield from (result for result in group if isinstance(result, Failure))
-        second = [
-            asked[key]._replace(
-                prompt_ids=asked[key].contrast_prompt_ids or [], response_ids=trace.response_ids.tolist()
-            )
-            for key, trace in traces.items()
-        ]
-        for seen in teacher.trace(second):
-            yield seen if isinstance(seen, Failure) else traces[seen.key]._replace(contrast=of_response(seen))
-
-
-def of_response(trace: Trace) -> np.ndarray:
-    """(n,) ln p of each token that came; NaN where the teacher says nothing of it."""
-    log_p = trace.logprobs[np.cumsum(trace.counts) - trace.counts].astype(np.float32)
-    came: np.ndarray = np.where(trace.valid, log_p, np.float32(np.nan))
-    return came
 
 
 class Grades(NamedTuple):

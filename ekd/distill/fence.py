@@ -42,6 +42,8 @@ USES: dict[str, tuple[str, ...]] = {
     "student.model": (),
     "student.layers": (),
 }
+# Of these whatever the run says does not hold: its workers may be a stranger's, and would be sent programs.
+OURS: dict[str, dict[str, Any]] = {"data.collector": {"engine": {"_target_": "ekd.engine.local.Local"}}}
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def checked_part(config: dict[str, Any], part: str, *, decided: Mapping[str, Any
         raise ValueError(f"the run's config says nothing that can be used of {part}: give another run")
     if own is not None:
         found = {key: value for key, value in found.items() if key != "_target_"}
-    checked = _plain(found, part, decided, part)
+    checked = _plain(found, part, {**decided, **OURS.get(part, {})}, part)
     return checked if own is None else checked | {"_target_": own}
 
 

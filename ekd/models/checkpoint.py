@@ -22,7 +22,7 @@ STUDENT = "model."  # how a checkpoint calls the student's weights
 # What may differ where a run goes on: where it runs, what is watched and what is kept, and how far it goes.
 FREE = {
     *("ckpt", "ckpt_from", "save_student", "keep_checkpoints", "viewer", "plan", "plan_gb", "logger", "hydra"),
-    *("benchmark", "baselines"),
+    *("benchmark", "baselines", "engine", "data.collector.engine"),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_time")),
     *(f"trainer.{name}" for name in ("profiler", "val_check_interval", "check_val_every_n_epoch", "log_every_n_steps")),
     *(f"trainer.{name}" for name in ("num_sanity_val_steps", "default_root_dir", "enable_progress_bar", "benchmark")),

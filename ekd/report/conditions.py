@@ -20,7 +20,7 @@ IDLE = re.compile(
     r"(seed|ckpt|data\.seed|method|budget|plan|plan_gb|controls)|(callback|logger|hydra)\..*"
     r"|trainer\.(default_root_dir|logger|callbacks).*|keep_checkpoints|save_student|viewer"
     r"|student\.(start|(signal|selector|loss|gate)(\..*)?)|data\.source(\..*)?"
-    r"|data\.(temperature|collector\.(teacher|dataset|prompt|tokenizer|contrast|policy).*)"
+    r"|data\.(temperature|collector\.(teacher|engine|dataset|prompt|tokenizer|contrast|policy).*)|engine\..*"
     r"|benchmark\.(dataset|prompt)(\..*)?"
 )
 # What makes a method: see `ekd.method`.
