@@ -37,10 +37,10 @@ from ekd.engine.ray_crew import RayCrew
 
 def by_ray(made: Collector, workers: int) -> Collector:
     """The same collection by workers that share a core, and are sent the teacher's class itself."""
-    ray = imported(loopback=True)
+    ray = imported()
     for module in (torture_leases, torture_store):
         ray.cloudpickle.register_pickle_by_value(module)
-    return replace(made, engine=Ray(address=None, workers=workers, cpus=1 / workers, gpus=0, in_flight=None))
+    return replace(made, engine=Ray(workers=workers, cpus=1 / workers, gpus=0, in_flight=None))
 
 
 def crew_of(warm: Collector) -> RayCrew:
@@ -100,7 +100,7 @@ def main() -> int:
             print(json.dumps(speed(folder, options.requests, options.seconds)))
             return 0
         kills = torture(folder, options)
-        facts, wrong = compare(folder, options.requests, kills)
+        facts, wrong = compare(folder, options.requests, kills, None)
         print(json.dumps({"workers": options.workers, **facts, "wrong": wrong[:20]}))
     return 1 if wrong or kills < options.kills else 0
 

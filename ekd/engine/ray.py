@@ -35,12 +35,10 @@ class Served(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """address: of a cluster that runs; None: one is started here. workers: how many. cpus, gpus: of each; gpus None:
-    1 where the teacher is a model and there are any. in_flight: requests that each has at most; None: two batches, of a
-    server twice what it does at once.
+    """On this machine. workers: how many. cpus, gpus: of each; gpus None: 1 where the teacher is a model and there are
+    any. in_flight: requests that each has at most; None: two batches, of a server twice what it does at once.
     """
 
-    address: str | None
     workers: int
     cpus: float
     gpus: float | None
@@ -57,11 +55,6 @@ class Ray:
             )
         if self.in_flight is not None and self.in_flight < 1:
             raise ValueError(f"engine.in_flight (requests of a worker) is 1 or more, not {self.in_flight}")
-        if self.address is not None and "://" in self.address:
-            raise ValueError(
-                f"engine.address is HOST:PORT or auto, not {self.address!r}: give the command on a machine of the "
-                "cluster, or by `ray job submit`"
-            )
 
     @contextmanager
     def open(self, teacher: Teacher, *, again: bool) -> Iterator[RayCrew]:
@@ -72,11 +65,10 @@ class Ray:
                 f"engine.in_flight={in_flight} is less than a batch (teacher.batch_size={size}): give {2 * size}, so "
                 "that a worker has its next batch when one is done"
             )
-        ray = imported(loopback=self.address is None)
+        ray = imported()
         with self._cluster(ray):
             gpus = self._gpus(ray, teacher)
-            if self.address is None:
-                self._check_room(ray, gpus)
+            self._check_room(ray, gpus)
             share = Share(size=size, window=WINDOW * size if size > 1 else AHEAD, in_flight=in_flight)
             crew = RayCrew(ray, teacher, share, self.workers, {"num_cpus": self.cpus, "num_gpus": gpus}, again=again)
             try:
@@ -86,24 +78,22 @@ class Ray:
 
     @contextmanager
     def _cluster(self, ray: Any) -> Iterator[None]:
-        """Connected to one. What was started here ends with the block."""
+        """Started here, until the end of the block."""
         if ray.is_initialized():
             raise ValueError("engine=ray: this process is connected to Ray already; call ray.shutdown() first")
-        plain = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        try:
-            if self.address is not None:
-                connect(ray, self.address, plain)
+        # a folder of its own, as Ray leaves its files; with a short name, as its sockets have to fit
+        with tempfile.TemporaryDirectory(prefix="ekd-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+            try:
+                ray.init(
+                    address="local",
+                    _temp_dir=folder,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
                 yield
-            else:
-                # of a folder of its own, as Ray leaves its files; a short name, as its sockets have to fit
-                with tempfile.TemporaryDirectory(prefix="ekd-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-                    ray.init(address="local", _temp_dir=folder, **plain)
-                    try:
-                        yield
-                    finally:
-                        ray.shutdown()
-        finally:
-            ray.shutdown()
+            finally:
+                ray.shutdown()
 
     def _gpus(self, ray: Any, teacher: Teacher) -> float:
         if self.gpus is not None:
@@ -127,29 +117,17 @@ def usual(teacher: Teacher) -> int:
     return 2 * teacher.concurrency * len(teacher.endpoints) if isinstance(teacher, Served) else 2
 
 
-def imported(*, loopback: bool) -> Any:
+def imported() -> Any:
     """The package, told to count nothing and where to listen. Raises ValueError where it is not installed."""
-    if "ray" in sys.modules and loopback != (os.environ.get(LOOPBACK) == "0"):
-        there = f"set {LOOPBACK}=0 before" if loopback else f"unset {LOOPBACK}"
+    if "ray" in sys.modules and os.environ.get(LOOPBACK) != "0":
         raise ValueError(
-            f"engine=ray: Ray was imported before, and where it listens is decided then: {there}, or use a new process"
+            f"engine=ray: Ray was imported before, and would listen on the network: set {LOOPBACK}=0 before that, or "
+            "use a new process"
         )
-    os.environ.update(QUIET)
-    if loopback:
-        os.environ[LOOPBACK] = "0"
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # others on this machine are not obeyed
+    os.environ.update({**QUIET, LOOPBACK: "0"})
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # others on this machine are not obeyed
     try:
         import ray
     except ModuleNotFoundError as error:
         raise ValueError("the package ray is not installed: pip install 'ekd[ray]'") from error
     return ray
-
-
-def connect(ray: Any, address: str, plain: dict[str, Any]) -> None:
-    try:
-        ray.init(address=address, **plain)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"engine.address={address}: no cluster of Ray's that can be used answers ({error}); start one (ray start "
-            "--head), or leave engine.address out, which starts one here"
-        ) from error

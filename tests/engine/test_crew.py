@@ -18,7 +18,7 @@ from ekd.engine.ray_worker import Answered, Begun, RayWorker, Warm
 from ekd.types import Failure, Request, Trace
 
 ASKED = [Request(f"{n:032x}", f"problem/{n}", 0, 0, [1] * (n % 5 + 1)) for n in range(23)]
-SETTINGS = {"address": None, "workers": 2, "cpus": 1, "gpus": None, "in_flight": None}
+SETTINGS = {"workers": 2, "cpus": 1, "gpus": None, "in_flight": None}
 
 
 class RayError(Exception):
@@ -212,7 +212,6 @@ def test_settings_that_cannot_be_are_one_sentence(monkeypatch):
         ({"cpus": 0}, "engine.cpus .* not 0"),
         ({"gpus": 1.5}, "engine.gpus .* not 1.5"),
         ({"in_flight": 0}, "engine.in_flight .* not 0"),
-        ({"address": "ray://head:10001"}, "engine.address is HOST:PORT or auto, not 'ray://head:10001'"),
     ):
         with pytest.raises(ValueError, match=said):
             Ray(**SETTINGS | wrong)
@@ -222,10 +221,10 @@ def test_settings_that_cannot_be_are_one_sentence(monkeypatch):
     monkeypatch.setenv(LOOPBACK, "0")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"ray is not installed: pip install 'ekd\[ray\]'"):
-        imported(loopback=True)
+        imported()
     monkeypatch.delenv(LOOPBACK)
     with pytest.raises(ValueError, match="Ray was imported before"):
-        imported(loopback=True)
+        imported()
 
 
 def test_a_worker_is_kept_busy_by_two_batches_or_twice_what_a_server_does_at_once():
