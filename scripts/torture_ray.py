@@ -37,10 +37,10 @@ from ekd.engine.ray_crew import RayCrew
 
 def by_ray(made: Collector, workers: int) -> Collector:
     """The same collection by workers that share a core, and are sent the teacher's class itself."""
-    ray = imported()
+    ray = imported(None)
     for module in (torture_leases, torture_store):
         ray.cloudpickle.register_pickle_by_value(module)
-    return replace(made, engine=Ray(workers=workers, cpus=1 / workers, gpus=0, in_flight=None))
+    return replace(made, engine=Ray(address=None, workers=workers, cpus=1 / workers, gpus=0, in_flight=None))
 
 
 def crew_of(warm: Collector) -> RayCrew:

@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any, Protocol, runtime_checkable
 
 from ekd.engine.crew import AHEAD, WINDOW, Batched
 from ekd.engine.ray_crew import RayCrew, Share
+from ekd.outside import visible
 from ekd.types import Opens, Teacher
 
 # No statistics to Ray's makers, and none of its own words on the terminal: what matters of them is said by us.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": as Ray does it on a Mac, nothing listens but on 127.0.0.1
+
+SILENT = {"log_to_driver": False, "logging_level": logging.ERROR}
+ADDRESS = re.compile(r"[A-Za-z0-9_.-]+:\d{1,5}")
+HERE = ("127.", "localhost:")
+REACHED = 10.0  # seconds in which a cluster's machine answers a knock
 
 
 @runtime_checkable
@@ -35,16 +44,23 @@ class Served(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """On this machine. workers: how many. cpus, gpus: of each; gpus None: 1 where the teacher is a model and there are
-    any. in_flight: requests that each has at most; None: two batches, of a server twice what it does at once.
+    """address: of a cluster that runs, HOST:PORT, or "auto"; None: one is started on this machine, until the end of the
+    block. workers: how many. cpus, gpus: of each; gpus None: 1 where the teacher is a model and there are any.
+    in_flight: requests that each has at most; None: two batches, of a server twice what it does at once.
     """
 
+    address: str | None
     workers: int
     cpus: float
     gpus: float | None
     in_flight: int | None
 
     def __post_init__(self) -> None:
+        if self.address is not None and self.address != "auto" and not ADDRESS.fullmatch(self.address):
+            raise ValueError(
+                f'engine.address is HOST:PORT of a cluster, "auto" or null, not {self.address!r}; the command runs on '
+                "one of the cluster's machines, so there is no ray://"
+            )
         if self.workers < 1:
             raise ValueError(f"engine.workers is 1 or more, not {self.workers}")
         if self.cpus <= 0:
@@ -65,8 +81,8 @@ class Ray:
                 f"engine.in_flight={in_flight} is less than a batch (teacher.batch_size={size}): give {2 * size}, so "
                 "that a worker has its next batch when one is done"
             )
-        ray = imported()
-        with self._cluster(ray):
+        ray = imported(self.address)
+        with started(ray) if self.address is None else joined(ray, self.address):
             gpus = self._gpus(ray, teacher)
             self._check_room(ray, gpus)
             share = Share(size=size, window=WINDOW * size if size > 1 else AHEAD, in_flight=in_flight)
@@ -75,25 +91,6 @@ class Ray:
                 yield crew
             finally:
                 crew.close()
-
-    @contextmanager
-    def _cluster(self, ray: Any) -> Iterator[None]:
-        """Started here, until the end of the block."""
-        if ray.is_initialized():
-            raise ValueError("engine=ray: this process is connected to Ray already; call ray.shutdown() first")
-        # a folder of its own, as Ray leaves its files; with a short name, as its sockets have to fit
-        with tempfile.TemporaryDirectory(prefix="ekd-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            try:
-                ray.init(
-                    address="local",
-                    _temp_dir=folder,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-                yield
-            finally:
-                ray.shutdown()
 
     def _gpus(self, ray: Any, teacher: Teacher) -> float:
         if self.gpus is not None:
@@ -105,8 +102,8 @@ class Ray:
         for what, each, has in (("cpus", self.cpus, there.get("CPU", 0)), ("gpus", gpus, there.get("GPU", 0))):
             if self.workers * each > has:
                 raise ValueError(
-                    f"engine.workers={self.workers} with engine.{what}={each:g} want {self.workers * each:g}, and this "
-                    f"machine has {has:g}: give fewer workers, or a smaller engine.{what}"
+                    f"engine.workers={self.workers} with engine.{what}={each:g} want {self.workers * each:g}, and "
+                    f"there are {has:g}: give fewer workers, or a smaller engine.{what}"
                 )
 
 
@@ -117,17 +114,55 @@ def usual(teacher: Teacher) -> int:
     return 2 * teacher.concurrency * len(teacher.endpoints) if isinstance(teacher, Served) else 2
 
 
-def imported() -> Any:
+def imported(address: str | None) -> Any:
     """The package, told to count nothing and where to listen. Raises ValueError where it is not installed."""
-    if "ray" in sys.modules and os.environ.get(LOOPBACK) != "0":
+    loopback = address is None or address.startswith(HERE)
+    if loopback and "ray" in sys.modules and os.environ.get(LOOPBACK) != "0":
         raise ValueError(
             f"engine=ray: Ray was imported before, and would listen on the network: set {LOOPBACK}=0 before that, or "
             "use a new process"
         )
-    os.environ.update({**QUIET, LOOPBACK: "0"})
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # others on this machine are not obeyed
+    os.environ.update(QUIET | ({LOOPBACK: "0"} if loopback else {}))
+    if address is None:  # others do not know it; without one Ray leaves one in ~/.ray for all that follow
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
     try:
         import ray
     except ModuleNotFoundError as error:
         raise ValueError("the package ray is not installed: pip install 'ekd[ray]'") from error
+    if ray.is_initialized():
+        raise ValueError("engine=ray: this process is connected to Ray already; call ray.shutdown() first")
     return ray
+
+
+@contextmanager
+def started(ray: Any) -> Iterator[None]:
+    """A cluster of this machine alone."""
+    # a folder of its own, as Ray leaves its files; with a short name, as its sockets have to fit
+    with tempfile.TemporaryDirectory(prefix="ekd-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        try:
+            ray.init(address="local", _temp_dir=folder, include_dashboard=False, **SILENT)
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def joined(ray: Any, address: str) -> Iterator[None]:
+    """A cluster that goes on afterwards. Raises ValueError where nothing answers, or what answers will not have us."""
+    try:
+        try:
+            if address != "auto":  # Ray would try for a long time, in many words
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=REACHED).close()
+            ray.init(address=address, **SILENT)
+        except (OSError, OverflowError, RuntimeError, ray.exceptions.RayError) as error:
+            reason = visible(" ".join(str(error).split()))[:300]
+            raise ValueError(
+                f"engine.address={address}: no Ray cluster there takes us: {reason}; this machine has to be one of the "
+                "cluster's (ray start), with the same versions of Python and Ray, and for a cluster that wants a token "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN have to be set here"
+            ) from error
+        yield
+    finally:
+        ray.shutdown()

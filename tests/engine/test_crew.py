@@ -18,7 +18,7 @@ from ekd.engine.ray_worker import Answered, Begun, RayWorker, Warm
 from ekd.types import Failure, Request, Trace
 
 ASKED = [Request(f"{n:032x}", f"problem/{n}", 0, 0, [1] * (n % 5 + 1)) for n in range(23)]
-SETTINGS = {"workers": 2, "cpus": 1, "gpus": None, "in_flight": None}
+SETTINGS = {"address": None, "workers": 2, "cpus": 1, "gpus": None, "in_flight": None}
 
 
 class RayError(Exception):
@@ -208,6 +208,7 @@ class Silent:
 
 def test_settings_that_cannot_be_are_one_sentence(monkeypatch):
     for wrong, said in (
+        ({"address": "ray://head:10001"}, r"engine\.address is HOST:PORT .* not 'ray://head:10001'"),
         ({"workers": 0}, "engine.workers is 1 or more, not 0"),
         ({"cpus": 0}, "engine.cpus .* not 0"),
         ({"gpus": 1.5}, "engine.gpus .* not 1.5"),
@@ -221,10 +222,10 @@ def test_settings_that_cannot_be_are_one_sentence(monkeypatch):
     monkeypatch.setenv(LOOPBACK, "0")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"ray is not installed: pip install 'ekd\[ray\]'"):
-        imported()
+        imported(None)
     monkeypatch.delenv(LOOPBACK)
     with pytest.raises(ValueError, match="Ray was imported before"):
-        imported()
+        imported(None)
 
 
 def test_a_worker_is_kept_busy_by_two_batches_or_twice_what_a_server_does_at_once():
