@@ -82,7 +82,7 @@ class Ray:
                 "that a worker has its next batch when one is done"
             )
         ray = imported(self.address)
-        with started(ray) if self.address is None else joined(ray, self.address):
+        with started(ray) if self.address is None else member_of(ray, self.address):
             gpus = self._gpus(ray, teacher)
             self._check_room(ray, gpus)
             share = Share(size=size, window=WINDOW * size if size > 1 else AHEAD, in_flight=in_flight)
@@ -148,7 +148,7 @@ def started(ray: Any) -> Iterator[None]:
 
 
 @contextmanager
-def joined(ray: Any, address: str) -> Iterator[None]:
+def member_of(ray: Any, address: str) -> Iterator[None]:
     """A cluster that goes on afterwards. Raises ValueError where nothing answers, or what answers will not have us."""
     try:
         try:

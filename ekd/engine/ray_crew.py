@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ekd.engine.crew import Claim
-from ekd.engine.ray_worker import Answered, Begun, Bridged, RayWorker, Warm
+from ekd.engine.ray_worker import Begun, Bridged, Heard, RayWorker, Warm
 from ekd.outside import visible
 from ekd.types import Failure, Request, Teacher, Trace
 
@@ -157,7 +157,7 @@ class RayCrew:
                 self._greet(hand, said)
             elif isinstance(said, Warm):
                 hand.warm = True
-            elif isinstance(said, Answered) and hand.take(said.result):
+            elif isinstance(said, Heard) and hand.take(said.result):
                 if self.bridge is not None and said.bytes_by_kind is not None:
                     np.add(self.bridge.bytes_by_kind, said.bytes_by_kind, out=self.bridge.bytes_by_kind)
                 yield said.result

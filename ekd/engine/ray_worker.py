@@ -37,7 +37,7 @@ class Warm(NamedTuple):
     """The teacher is loaded."""
 
 
-class Answered(NamedTuple):
+class Heard(NamedTuple):
     result: Trace | Failure
     bytes_by_kind: np.ndarray | None  # how many more were translated, and how well (`Bridge.bytes_by_kind`)
 
@@ -55,7 +55,7 @@ class RayWorker:
         """A batch, for a teacher that has such."""
         self.coming.put(requests)
 
-    def work(self) -> Iterator[Begun | Warm | Answered]:
+    def work(self) -> Iterator[Begun | Warm | Heard]:
         from ray import cloudpickle
 
         yield Begun(os.getpid(), version("ekd"))
@@ -69,10 +69,10 @@ class RayWorker:
                     known = None if bridge is None else bridge.bytes_by_kind.copy()
                     if bridge is not None:
                         bridge.bytes_by_kind.fill(0)
-                    yield Answered(result, known)
+                    yield Heard(result, known)
                 for request in self.asked.values():
                     silent = "the teacher did not say anything of it"
-                    yield Answered(Failure(request.key, request.problem_id, silent), None)
+                    yield Heard(Failure(request.key, request.problem_id, silent), None)
                 self.asked.clear()
 
     def _claim(self) -> Claim:

@@ -14,7 +14,7 @@ from fake_traces import fake_trace
 from ekd.engine.crew import all_at_once
 from ekd.engine.ray import LOOPBACK, Ray, imported, usual
 from ekd.engine.ray_crew import DEATHS, TRIES, RayCrew, Share
-from ekd.engine.ray_worker import Answered, Begun, RayWorker, Warm
+from ekd.engine.ray_worker import Begun, Heard, RayWorker, Warm
 from ekd.types import Failure, Request, Trace
 
 ASKED = [Request(f"{n:032x}", f"problem/{n}", 0, 0, [1] * (n % 5 + 1)) for n in range(23)]
@@ -64,10 +64,10 @@ class Actor:
             return self.said.popleft()
         request = self.held.popleft()
         if request.key in self.world.bad:
-            return Answered(Failure(request.key, request.problem_id, "no"), None)
+            return Heard(Failure(request.key, request.problem_id, "no"), None)
         if request.key in self.world.breaks:
             raise TaskError(ValueError("the teacher cannot"))
-        return Answered(fake_trace(int(request.key, 16), rows=2), None)
+        return Heard(fake_trace(int(request.key, 16), rows=2), None)
 
 
 class World:
