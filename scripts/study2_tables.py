@@ -120,6 +120,28 @@ def disagreement_table(section: Section, lines: dict[Method, list[dict[str, Any]
     return Table("disagreement", "Disagreement with the teacher by outcome", head, rows, [])
 
 
+def calibration_table(section: Section) -> Table:
+    """Whether a student is as sure of held-out tokens as it is right about them: mean -ln q beside its entropy."""
+    rows = []
+    for method in section.methods:
+        cells = section.of(method)
+        loss, entropy, agreed = (
+            np.array([cell.figures["after"][f"val/{name}"] for cell in cells])
+            for name in ("ce", "entropy", "agreement")
+        )
+        gap = entropy - loss
+        half = stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
+        rows.append([
+            Value(method.name),
+            *(Value(f"{values.mean():.3f}") for values in (loss, entropy)),
+            Value(f"{gap.mean():+.3f} [{gap.mean() - half:+.3f}, {gap.mean() + half:+.3f}]".replace("-", "−")),
+            Value(f"{100 * agreed.mean():.1f}"),
+        ])  # fmt: skip
+    head = ["method", "mean −ln q, nats", "entropy, nats", "entropy minus −ln q [95%]", "top-1 agreement, %"]
+    note = "Held-out tokens of the teacher's texts. Below 0: surer than right."
+    return Table("calibration", "Calibration", head, rows, [note])
+
+
 def power(measured: Result, unit: str) -> str:
     """What difference from random tokens this could have seen in 80 of 100 repetitions, after the correction."""
     family = len(measured.tested)
@@ -167,6 +189,7 @@ def page() -> dict[Path, bytes]:
         if all("rounds" in line for _, line in cells):
             table = disagreement_table(section, lines)
             own.append(f"### {table.caption}\n\n{markdown(table)}")
+        own.append(f"### Calibration\n\n{markdown(calibration_table(section))}")
         deciles = decile_table(section)
         if deciles is not None:
             own.append(f"### {deciles.caption}\n\n{markdown(deciles)}")
