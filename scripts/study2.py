@@ -15,24 +15,27 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import resource
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from tempfile import TemporaryDirectory
+from time import process_time
 from typing import Any
 
+from lightning.pytorch import Callback, Trainer
 from omegaconf import OmegaConf
 from study2_tables import KEPT, OUTCOMES, PARTS, ROOT, kept_lines, page, read_kept
 
+from ekd.cli.door import build
 from ekd.files import read_json
+from ekd.session.notebook import compose
 
 RATES = ROOT / "conf" / "experiment" / "parts" / "small_world_rates.yaml"
-STEPS = (50, 250)
+SKIP, STEPS, ROUNDS = 5, 60, 5  # of `seconds`
 AGAIN = Path("multirun/study_again")
 # What is compared, how far another machine may be, and where it is.
 COMPARED: tuple[tuple[str, float, Callable[[dict[str, Any]], float]], ...] = (
@@ -156,30 +159,44 @@ def again() -> None:
 
 
 def seconds() -> None:
-    """Of a step: 250 steps less 50, one seed, nothing evaluated. Of the CPU, since others may use the machine, too."""
-    part, found = "given_forward", {}
-    for method in OmegaConf.load(RATES).rates[part]:
-        few, many = (_cpu_seconds(part, method, steps) for steps in STEPS)
-        found[method] = (many - few) / (STEPS[1] - STEPS[0])
-        ratio = found[method] / next(iter(found.values()))
-        print(f"{method:<44} {1000 * found[method]:.1f} ms a step, {ratio:.2f} of the first", flush=True)
+    """Of a step, beside every token's: all methods in turns in one process, ROUNDS times; medians of each turn's ratio.
+
+    CPU seconds from the end of a step to the end of another STEPS later, its batches made and its optimizer's step
+    taken; the same model, texts and order.
+    """
+    part, ratios = "given_forward", dict[str, list[float]]()
+    methods = list(OmegaConf.load(RATES).rates[part])
+    for turn in range(ROUNDS + 1):
+        took = {method: _step_seconds(part, method) for method in methods}
+        for method in methods if turn else []:  # the first turn warms the machine
+            ratios.setdefault(method, []).append(took[method] / took["vanilla"])
+    for method, found in ratios.items():
+        print(f"{method:<44} {median(found):.2f} of every token's ({min(found):.2f} to {max(found):.2f})")
+    print(f"every token: {1000 * took['vanilla']:.1f} ms a step in the last turn")
 
 
-def _cpu_seconds(part: str, method: str, steps: int) -> float:
-    def spent() -> float:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
+class StepClock(Callback):
+    """CPU seconds of the steps after the first `skip`, each with what is between it and the one before."""
 
-    words = ["hydra.mode=RUN", f"experiment=small_world_{part}", f"method={method}", "seed=0", "benchmark.problems=0"]
-    words += [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
-    before = spent()
+    def __init__(self, skip: int) -> None:
+        self.skip, self.began, self.total = skip, 0.0, 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.skip:
+            self.began = process_time()
+        self.total = process_time() - self.began
+
+
+def _step_seconds(part: str, method: str) -> float:
+    words = [f"experiment=small_world_{part}", f"method={method}", "seed=0"]
     with TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-m", "ekd.train", *words, f"hydra.run.dir={folder}"],
-            check=True,
-            stdout=subprocess.DEVNULL,
+        config = compose(*words, f"trainer.max_steps={SKIP + STEPS}", folder=folder)
+        clock = StepClock(SKIP)
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        build(config.trainer, **quiet, limit_val_batches=0, num_sanity_val_steps=0, callbacks=[clock]).fit(
+            build(config.student), build(config.data)
         )
-    return spent() - before
+    return clock.total / STEPS
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,13 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import gguf
-import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-
-from ekd.files import home
-from ekd.models.source import embedded_gguf
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -147,29 +141,6 @@ def build(name: str, changes: dict):
     """conf/teacher/<name>.yaml with changes, as the doors build it."""
     config = OmegaConf.load(Path(__file__).parents[1] / "conf" / "teacher" / f"{name}.yaml")
     return instantiate(OmegaConf.merge(config, changes), _convert_="all")
-
-
-def dequantised() -> str:
-    """The embedded GGUF with its weights as float32: what transformers computes with. Made once, 540 MB."""
-    target = home() / "models" / "smollm2-f32.gguf"
-    if target.exists():
-        return str(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    reader = gguf.GGUFReader(embedded_gguf())
-    aside = target.with_suffix(f".{os.getpid()}")
-    writer = gguf.GGUFWriter(aside, reader.fields["general.architecture"].contents())
-    for name, entry in reader.fields.items():
-        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.quantization_version"):
-            inner = entry.types[-1] if entry.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, entry.contents(), entry.types[0], inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    aside.rename(target)
-    return str(target)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
-from wire_servers import build, dequantised, generations, llama_server, serve
+from wire_servers import build, generations, llama_server, serve
 
 from ekd.teacher.wire.dialect import whole_characters
 from ekd.teacher.wire.vocabulary import Vocabulary, vocabulary_of
@@ -90,7 +90,7 @@ def compare(traces: Iterable[Trace], truth: dict[str, Trace]) -> tuple[float, fl
 
 
 def test_llama_server_agrees_with_transformers_on_the_same_weights(llama: str, vocabulary: Vocabulary) -> None:
-    with llama_server(dequantised()) as url:
+    with llama_server("smollm2-f32") as url:
         traces = list(openai(url, max_new_tokens=24).trace(requests(vocabulary)[:4]))
     assert {t.key for t in traces} == {w["id"] for w in WHOLE[:4]}
     assert all(t.valid.all() for t in traces)
