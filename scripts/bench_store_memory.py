@@ -30,17 +30,17 @@ from ekd.types import Trace
 ORIGIN = {"vocab": 49_152, "teacher": "synthetic"}
 
 
-def synthetic(seed: int, n: int = 1000, k: int = 20) -> Trace:
+def synthetic(seed: int, n: int = 1000, k: int = 20, vocab: int = ORIGIN["vocab"]) -> Trace:
     chance = np.random.default_rng(seed)
     logprobs = -np.sort(chance.exponential(2.0, (n, k)), axis=1)
     logprobs -= np.log(np.exp(logprobs).sum(1, keepdims=True) / 0.99)
-    ids = draws(chance, n, k)
+    ids = draws(chance, n, k, vocab)
     return Trace(
         key=f"{seed:032x}",
         problem_id="synthetic",
         sample=0,
         finish="length",
-        prompt_ids=chance.integers(0, 49_152, 100).astype(np.int32),
+        prompt_ids=chance.integers(0, vocab, 100).astype(np.int32),
         response_ids=ids[:, 0].astype(np.int32),
         counts=np.full(n, k, np.int32),
         ids=ids.astype(np.int32).ravel(),
@@ -53,9 +53,9 @@ def synthetic(seed: int, n: int = 1000, k: int = 20) -> Trace:
     )
 
 
-def draws(chance: np.random.Generator, n: int, k: int) -> np.ndarray:
+def draws(chance: np.random.Generator, n: int, k: int, vocab: int) -> np.ndarray:
     """Different ids in each row, without sorting a vocabulary: one from each of k stripes."""
-    stripe = 49_152 // k
+    stripe = vocab // k
     return np.arange(k) * stripe + chance.integers(0, stripe, (n, k))
 
 
@@ -63,7 +63,7 @@ def write(folder: Path, gigabytes: float) -> int:
     """The same packed rows under ever new keys, in shards of about 64 MB. Returns the number of traces."""
     store = Store.create(folder, ORIGIN)
     packed = [part(synthetic(seed), store.layout) for seed in range(64)]
-    size = sum(len(rows) for _, _, rows in packed) / len(packed)
+    size = sum(len(one.rows) for one in packed) / len(packed)
     shard = max(int(64e6 / size), 1)
     total = int(gigabytes * 1e9 / size)
     for at in range(0, total, shard):
@@ -80,8 +80,7 @@ def forget(folder: Path) -> None:
 
 
 def renamed(one: PackedTrace, number: int) -> PackedTrace:
-    about, prompt_ids, rows = one
-    return [f"{number:032x}", *about[1:]], prompt_ids, rows
+    return one._replace(about=[f"{number:032x}", *one.about[1:]])
 
 
 def read(folder: Path, sample: int) -> None:

@@ -208,6 +208,10 @@ class Shard:
     def column(self, name: str) -> list[Any]:
         return list(self.batch.column(SCHEMA.names.index(name)).to_pylist())
 
+    def lengths(self) -> list[tuple[int, int]]:
+        """Prompt tokens and response tokens of each trace."""
+        return list(zip(self.column("prompt"), self.column("response"), strict=True))
+
     def verdicts(self) -> list[str]:
         at = self.batch.schema.get_field_index("verdict")
         return [""] * len(self) if at < 0 else self.batch.column(at).to_pylist()

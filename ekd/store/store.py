@@ -34,7 +34,7 @@ from ekd.store.shard import PackedTrace, Shard, assemble_shard, part
 from ekd.types import Trace
 
 UNREAD: FileVersion = (0, 0, 0)  # of a manifest that is not there
-OPEN = 128  # shards kept open at once: each holds a file descriptor
+OPEN = 4096  # shards kept open at once: each is a memory map, of which Linux allows 65,530, without a file descriptor
 
 
 class Store:
@@ -88,13 +88,10 @@ class Store:
     def lengths(self) -> dict[str, tuple[int, int]]:
         """key -> (prompt tokens, response tokens), without decoding anything."""
         self._scan()
-        out: dict[str, tuple[int, int]] = {}
-        for file in dict.fromkeys(file for file, _ in self._where.values()):
-            keys, *lengths = (self.shard(file).column(name) for name in ("key", "prompt", "response"))
-            for row, (key, *both) in enumerate(zip(keys, *lengths, strict=True)):
-                if self._where.get(key) == (file, row):
-                    out[key] = (both[0], both[1])
-        return out
+        files = dict.fromkeys(file for file, _ in self._where.values())
+        known = {file: self.shard(file).lengths() for file in files}
+        # in the order of the index: a look-up for each of a million keys would wait for memory each time
+        return {key: known[file][row] for key, (file, row) in self._where.items()}
 
     def verdicts(self) -> dict[str, str]:
         """key -> correct, wrong or unparseable; "" for a text that nobody graded. Without decoding anything."""

@@ -53,7 +53,7 @@ def test_what_is_appended_is_there_for_the_next_reader(root):
     assert equal(Store(root / "s"), TRACES)
     assert len(store) == 12
     trace = TRACES[3]
-    assert store.lengths()[trace.key] == (len(trace.prompt_ids), len(trace.response_ids))
+    assert store.lengths() == {trace.key: (len(trace.prompt_ids), len(trace.response_ids)) for trace in TRACES}
     back = store[trace.key]
     assert (back.problem_id, back.sample, back.finish, back.exact) == (
         trace.problem_id,
@@ -199,6 +199,16 @@ def test_more_shards_than_may_be_open(root, monkeypatch):
     store = filled(root / "s", *[[trace] for trace in TRACES])
     assert equal(store, TRACES)
     assert len(store._open) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux says what is open")
+def test_an_open_shard_holds_no_file_descriptor(tmp_path):
+    """So that thousands may be open, where a process may open 1,024 files."""
+    store = filled(tmp_path / "s", *[[trace] for trace in TRACES])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert equal(store, TRACES)
+    assert len(store._open) == len(TRACES)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def write(path: Path, seed: int) -> None:
