@@ -26,7 +26,10 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and answer, for each request")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
-    server = xllamacpp.Server(parameters(chosen))
+    try:
+        server = xllamacpp.Server(parameters(chosen))
+    except ValueError as error:  # the embedded model's package is not there
+        raise SystemExit(f"error: {error}") from error
     print(server.listening_address, flush=True)
     signal.pause()
 

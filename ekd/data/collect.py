@@ -20,8 +20,8 @@ from ekd.data.family import Family, family_of
 from ekd.data.request_maker import RequestMaker
 from ekd.data.saving import Traced, save_traces, until_all_is_done
 from ekd.data.texts import KeptTexts
-from ekd.data.tracing import Grades, Tracing, batches_of, scoring, whole_batches
-from ekd.engine.crew import Claim, Crew, Engine, all_at_once
+from ekd.data.tracing import Grades, Tracing, scoring, whole_batches
+from ekd.engine.crew import Claim, Crew, Engine, all_at_once, batches_of
 from ekd.engine.local import Local
 from ekd.files import home
 from ekd.models.load import load_tokenizer

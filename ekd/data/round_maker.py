@@ -18,7 +18,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from ekd.data.policy import Sampling
 from ekd.data.rollouts import LivePolicy, figures, of_round, sampled, share_out, turn
 from ekd.data.source import Serving
-from ekd.data.tracing import batches_of, scoring
+from ekd.data.tracing import scoring
+from ekd.engine.crew import batches_of
 from ekd.files import replace as write_file
 from ekd.models.load import end_ids
 from ekd.models.shards import whole

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ekd.data.texts import KeptTexts
-from ekd.engine.crew import Batched, Claim, Crew
+from ekd.engine.crew import Batched, Claim, Crew, batches_of
 from ekd.models.progress import tracked
 from ekd.store.codec import Layout
 from ekd.store.shard import PackedTrace, part
@@ -119,12 +119,6 @@ def whole_batches(
     ordered = sorted(known, key=lambda r: -len(r.read_ids) - len(texts[r.key].ids))
     batches = [ordered[at : at + teacher.batch_size] for at in range(0, len(ordered), teacher.batch_size)]
     return [r for batch in batches if any(r.key in missing for r in batch) for r in batch]
-
-
-def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """What is written together: of like length, and the same whatever is there already."""
-    ordered = sorted(requests, key=lambda r: -len(r.prompt_ids))
-    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
 
 class Grades(NamedTuple):

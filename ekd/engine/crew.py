@@ -103,3 +103,9 @@ def all_at_once(requests: Sequence[Request]) -> Claim:
     """Nobody else asks for any of them."""
     left = [list(requests)]
     return lambda least, most: left.pop() if left else []
+
+
+def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
+    """What is asked together: of like length, the longest first, and the same whatever is there already."""
+    ordered = sorted(requests, key=lambda r: -len(r.prompt_ids) - len(r.response_ids or ()))
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]

@@ -44,7 +44,7 @@ class Served(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """address: of a cluster that runs, HOST:PORT, or "auto"; None: one is started on this machine, until the end of the
+    """address: of a cluster that runs, HOST:PORT; None: one is started on this machine, until the end of the
     block. workers: how many. cpus, gpus: of each; gpus None: 1 where the teacher is a model and there are any.
     in_flight: requests that each has at most; None: two batches, of a server twice what it does at once.
     """
@@ -56,10 +56,10 @@ class Ray:
     in_flight: int | None
 
     def __post_init__(self) -> None:
-        if self.address is not None and self.address != "auto" and not ADDRESS.fullmatch(self.address):
+        if self.address is not None and not ADDRESS.fullmatch(self.address):
             raise ValueError(
-                f'engine.address is HOST:PORT of a cluster, "auto" or null, not {self.address!r}; the command runs on '
-                "one of the cluster's machines, so there is no ray://"
+                f"engine.address is HOST:PORT of a cluster, or null, not {self.address!r}; the command runs on one of "
+                "the cluster's machines, so there is no ray://"
             )
         if self.workers < 1:
             raise ValueError(f"engine.workers is 1 or more, not {self.workers}")
@@ -152,9 +152,8 @@ def member_of(ray: Any, address: str) -> Iterator[None]:
     """A cluster that goes on afterwards. Raises ValueError where nothing answers, or what answers will not have us."""
     try:
         try:
-            if address != "auto":  # Ray would try for a long time, in many words
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=REACHED).close()
+            host, _, port = address.rpartition(":")  # Ray itself would try for a long time, in many words
+            socket.create_connection((host, int(port)), timeout=REACHED).close()
             ray.init(address=address, **SILENT)
         except (OSError, OverflowError, RuntimeError, ray.exceptions.RayError) as error:
             reason = visible(" ".join(str(error).split()))[:300]

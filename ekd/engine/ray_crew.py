@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ekd.engine.crew import Claim
+from ekd.engine.crew import Claim, batches_of
 from ekd.engine.ray_worker import Begun, Bridged, Heard, RayWorker, Warm
 from ekd.outside import visible
 from ekd.types import Failure, Request, Teacher, Trace
@@ -101,7 +101,7 @@ class RayCrew:
             while left or self.batches or any(hand.flight for hand in self.hands):
                 while (hand := self._free()) is not None and (left or self.batches):
                     if not self.batches:
-                        self.batches += alike(claim(self.share.size, self.share.window), self.share.size)
+                        self.batches += batches_of(claim(self.share.size, self.share.window), self.share.size)
                         left = bool(self.batches)
                     if self.batches:
                         hand.give(self.batches.popleft())
@@ -185,7 +185,7 @@ class RayCrew:
         self.orphaned.update(request.key for request in lost)
         failed = [request for request in lost if self.orphaned[request.key] >= TRIES]
         again = [request for request in lost if self.orphaned[request.key] < TRIES]
-        self.batches.extendleft(reversed(alike(again, self.share.size)))
+        self.batches.extendleft(reversed(batches_of(again, self.share.size)))
         self._start(hand)
         for request in failed:
             hand.failed += 1
@@ -201,9 +201,3 @@ class RayCrew:
             f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free; waiting ...",
             flush=True,
         )
-
-
-def alike(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """In batches of like length, the longest first, as a teacher with batches makes them of a window."""
-    ordered = sorted(requests, key=lambda r: -len(r.prompt_ids) - len(r.response_ids or ()))
-    return [ordered[at : at + size] for at in range(0, len(ordered), size)]

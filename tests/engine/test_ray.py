@@ -167,7 +167,7 @@ def test_a_cluster_that_runs_is_joined_and_goes_on(tmp_path):
         assert head.poll() is None
         assert f"engine.address=127.0.0.1:{port}: no Ray cluster there takes us" in refused(words, tmp_path)
     said = refused([*words, "engine.address=127.0.0.1:9"], tmp_path)
-    assert "engine.address=127.0.0.1:9: no Ray cluster there takes us: [Errno 111] Connection refused" in said
+    assert "engine.address=127.0.0.1:9: no Ray cluster there takes us: [Errno " in said and "Connection refused" in said
 
 
 def refused(words: list[str], folder: Path) -> str:
