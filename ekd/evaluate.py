@@ -30,14 +30,15 @@ def main(config: DictConfig) -> int:
     from ekd.eval.metrics import metric_rows
     from ekd.models.load import load_tokenizer
 
-    adopt(config, "dataset", "prompt")
+    trained = adopt(config, "dataset", "prompt")
+    if trained and not any(word.startswith("benchmark.precision=") for word in HydraConfig.get().overrides.task):
+        config.benchmark.precision = str(trained.get("trainer", {}).get("precision", "32-true"))
     benchmark, generator = build(config.benchmark), build(config.generator)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
     origin, dataset = generator.origin(), type(benchmark.dataset).__name__.lower()
     folder = results_folder(config, f"{dataset}-{benchmark.split}", benchmark.identity(origin, tokenizer))
-    solve = (
-        generator.solver(benchmark, tokenizer) if isinstance(generator, Generator) else benchmark.by_teacher(generator)
-    )
+    asked = generator.solver if isinstance(generator, Generator) else None
+    solve = asked(benchmark, tokenizer) if asked else benchmark.by_teacher(generator, tokenizer)
     who = str(config.run or origin.get("model") or config.student.model)
     found = benchmark.run(tokenizer, solve, folder / "answers.jsonl", who)
     figures = benchmark.summary(found.answers)

@@ -270,7 +270,7 @@ def run_benchmark(
     seeing = replace(benchmark, teacher_prompt=data.collector.own_prompt)  # it is judged by what it read when it taught
     if config.baselines.teacher:
         path = kept_file(seeing.identity(teacher.origin(), own))
-        evaluated["teacher"] = (benchmark.by_teacher(teacher), path)
+        evaluated["teacher"] = (seeing.by_teacher(teacher, own), path)
     if config.baselines.before and config.ckpt_from is None:  # else it is not what training began with
         path = kept_file(benchmark.identity(student.origin(), tokenizer))
         evaluated["student before"] = (benchmark.by_model(lambda: loaded.load().to(device), tokenizer), path)

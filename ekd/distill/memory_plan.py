@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import resource
 import weakref
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ekd.models.head import head_of
+from ekd.models.precision import forward_context
 
 if TYPE_CHECKING:
     from ekd.distill.student import Student
@@ -137,8 +137,7 @@ def _step(
     model: Any, optimizer: Any, memory: Memory, shape: tuple[int, int], budget: int, precision: str
 ) -> tuple[int, int, int]:
     """-> bytes after the decoder, the peak in the head, and the gradients' bytes."""
-    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    with torch.autocast("cpu", dtype=mixed) if mixed else nullcontext():
+    with forward_context(precision, torch.device("cpu")):
         ids = torch.zeros(shape, dtype=torch.long)
         positions = torch.arange(shape[1]).expand(shape)
         out = model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state

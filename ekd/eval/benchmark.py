@@ -18,9 +18,11 @@ from ekd.eval.answers import Answer, AnswerFile, pieces, repeats
 from ekd.eval.metrics import summary
 from ekd.models.generation import generate
 from ekd.models.load import end_ids
+from ekd.models.precision import MIXED, check_precision, forward_context
 from ekd.models.progress import ProgressBar
 from ekd.models.prompt import Prompt
 from ekd.models.softmax import softmax_of
+from ekd.models.spec import ModelSpec
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Text
 
@@ -40,6 +42,7 @@ class Benchmark:
     """problems: the first so many of the split, null for all. samples: answers to each problem.
 
     max_new_tokens: an answer that is longer is truncated. temperature 0 is greedy. batch_size: of a local model.
+    precision: in which a local model answers, in the words of trainer.precision; 32-true: in that of its weights.
     teacher_prompt: what is read in the prompt's place, where a teacher answers that sees more; None: the prompt.
     """
 
@@ -53,9 +56,11 @@ class Benchmark:
     top_p: float
     batch_size: int
     seed: int
+    precision: str = "32-true"
     teacher_prompt: TeacherPrompt | None = None
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         for name in ("samples", "max_new_tokens", "batch_size"):
             if vars(self)[name] < 1:
                 raise ValueError(f"benchmark.{name} is 1 or more, not {vars(self)[name]}")
@@ -142,6 +147,7 @@ class Benchmark:
         asked = [(r.key, r.seed, r.prompt_ids) for r in self.requests(tokenizer)]
         answers = [p.answer for p in self.questions()]
         made = [FORMAT, who, asked, answers, self.max_new_tokens, self.temperature, self.top_p]
+        made += [self.precision] if self.precision in MIXED else []
         return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
@@ -155,6 +161,7 @@ class Benchmark:
             "problems_sha256": digest,
             "prompt": asdict(self.prompt),
             **{n: vars(self)[n] for n in ("samples", "max_new_tokens", "temperature", "top_p", "batch_size", "seed")},
+            "precision": self.precision,
         }
 
     def by_model(
@@ -180,23 +187,28 @@ class Benchmark:
                 if seconds is not None and monotonic() - began > seconds:
                     break
                 unsure = Unsure(len(batch))
-                texts = generate(
-                    model,
-                    [r.prompt_ids for r in batch],
-                    end=end,
-                    max_new_tokens=self.max_new_tokens,
-                    temperature=self.temperature,
-                    top_p=self.top_p,
-                    seeds=[r.seed for r in batch],
-                    watch=unsure.watch,
-                )
+                with forward_context(self.precision, model.device):
+                    texts = generate(
+                        model,
+                        [r.prompt_ids for r in batch],
+                        end=end,
+                        max_new_tokens=self.max_new_tokens,
+                        temperature=self.temperature,
+                        top_p=self.top_p,
+                        seeds=[r.seed for r in batch],
+                        watch=unsure.watch,
+                    )
                 yield from zip(batch, map(unsure.beside, range(len(batch)), texts), strict=True)
             model.train(training)
 
         return solve
 
-    def by_teacher(self, teacher: Teacher) -> Solver:
-        """Any teacher can answer the benchmark, a served model too: it generates as the benchmark says."""
+    def by_teacher(self, teacher: Teacher, tokenizer: PreTrainedTokenizerBase) -> Solver:
+        """Any teacher can answer the benchmark, a served model too: it generates as the benchmark says. One that this
+        process loads answers as a student does, without rows.
+        """
+        if isinstance(teacher, Local):
+            return self.by_model(teacher.spec.load, tokenizer)
         asked = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_new_tokens}
         if lacking := sorted({"mode", *asked} - vars(teacher).keys()):
             raise ValueError(
@@ -257,6 +269,14 @@ class Generator(Protocol):
     def origin(self) -> dict[str, Any]: ...
 
     def solver(self, benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase) -> Solver: ...
+
+
+@runtime_checkable
+class Local(Protocol):
+    """A teacher whose model this process can load."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
 
 
 class Unsure:

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ekd.models.precision import cast_once
 from ekd.models.prefix import Tree, keeps_keys, kinds, read_begun
 from ekd.types import Text
 
@@ -94,6 +95,7 @@ def _begin(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad: int) -
 
 
 @torch.inference_mode()
+@cast_once
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -256,11 +257,35 @@ def test_a_request_that_failed_is_told_and_asked_again(tokenizer, tmp_path):
 def test_a_teacher_sits_the_same_benchmark_as_its_model(tokenizer, tmp_path):
     from ekd.models.load import load_model
 
+    @dataclass(frozen=True)
+    class Served:
+        """All that is known of a teacher behind a wire: it traces."""
+
+        mode: str = "score"
+        temperature: float = 0.0
+        top_p: float = 1.0
+        max_new_tokens: int = 1
+
+        def trace(self, requests):
+            return hf(model="tiny:1", **vars(self)).trace(requests)
+
     ours = benchmark(samples=2, temperature=0.9, top_p=0.95)
     model = load_model("tiny:1")
     own = ours.run(tokenizer, ours.by_model(lambda: model, tokenizer), tmp_path / "a.jsonl", "").answers
-    taught = ours.run(tokenizer, ours.by_teacher(hf(model="tiny:1", mode="score")), tmp_path / "b.jsonl", "").answers
-    assert [a.text for a in own] == [a.text for a in taught]
+    for name, teacher in ("here", hf(model="tiny:1", mode="score")), ("served", Served()):
+        taught = ours.run(tokenizer, ours.by_teacher(teacher, tokenizer), tmp_path / f"{name}.jsonl", "").answers
+        assert [a.text for a in own] == [a.text for a in taught]
+
+
+def test_a_mixed_precision_is_that_of_autocast_and_names_other_answers(tokenizer, tiny, tmp_path):
+    mixed, plain = benchmark(precision="bf16-mixed"), benchmark()
+    found = mixed.run(tokenizer, mixed.by_model(lambda: tiny, tokenizer), tmp_path / "a.jsonl", "").answers
+    with torch.autocast("cpu", torch.bfloat16):
+        by_hand = plain.run(tokenizer, plain.by_model(lambda: tiny, tokenizer), tmp_path / "b.jsonl", "").answers
+    exact = plain.run(tokenizer, plain.by_model(lambda: tiny, tokenizer), tmp_path / "c.jsonl", "").answers
+    assert [a.entropy for a in found] == [a.entropy for a in by_hand] != [a.entropy for a in exact]
+    assert mixed.identity({}, tokenizer) != plain.identity({}, tokenizer)
+    assert benchmark(precision="32").identity({}, tokenizer) == plain.identity({}, tokenizer), "the weights' own"
 
 
 def test_no_batch_is_begun_once_the_time_is_up(tokenizer, tiny, tmp_path):

@@ -99,6 +99,20 @@ def test_a_runs_student_and_its_kept_checkpoint_are_judged_and_compared(place, r
     assert "McNemar" in said and json.loads((place / "both.json").read_text())["problems"] == 4
 
 
+def test_a_run_is_judged_again_in_the_arithmetic_of_its_training(place):
+    asked = ["benchmark.problems=4", "benchmark.max_new_tokens=8", "benchmark.batch_size=4"]
+    mixed = train(place, "trainer.precision=bf16-mixed", *asked)
+    for words, name in ([], "again"), (["benchmark.precision=32-true"], "exact"):
+        evaluate(place, f"run={mixed}", *asked, *words, f"out={place / name}")
+    again, exact = (json.loads((place / name / "metrics.json").read_text()) for name in ("again", "exact"))
+    assert (again["benchmark"]["precision"], exact["benchmark"]["precision"]) == ("bf16-mixed", "32-true")
+    first, second, other = (
+        [(one["text"], one["entropy"]) for one in map(json.loads, (place / name / "answers.jsonl").open())]
+        for name in (mixed, "again", "exact")
+    )
+    assert first == second != other
+
+
 def test_the_perplexity_reads_what_the_validation_read(place, run):
     evaluate(place, "perplexity", f"run={run}", f"out={place / 'yard'}")
     reading, after = told(place / "yard"), figures(run)["after"]
