@@ -102,7 +102,8 @@ def go(
         }
         made |= {"start": student.start, "traces": str(data.store.path)}  # of a run that went on: what it began with
         logged = keep(run, {"figures": figures, **made}, trainer, benchmark)
-        pages = run_pages(run, data, student.model, config.viewer, alone=HydraConfig.get().mode == RunMode.RUN)
+        with trainer.precision_plugin.forward_context():  # as its validation read
+            pages = run_pages(run, data, student.model, config.viewer, alone=HydraConfig.get().mode == RunMode.RUN)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
     written = None if data.source is None else data.source.written(data)
