@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,27 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no end token"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.real
+def test_a_gguf_is_parsed_once_and_its_names_are_listed_once(tmp_path, monkeypatch):
+    import gguf
+
+    from ekd.models.source import _convert, embedded_gguf
+
+    calls: Counter[str] = Counter()
+
+    def counted(name: str):
+        real = getattr(gguf, name)
+
+        def call(*args):
+            calls[name] += 1
+            return real(*args)
+
+        return call
+
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        monkeypatch.setattr(gguf, name, counted(name))
+    _convert(embedded_gguf(), tmp_path)
+    assert calls == {"GGUFReader": 1, "get_tensor_name_map": 1}
+    assert load_model(str(tmp_path)).num_parameters() == 134_515_008
