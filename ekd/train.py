@@ -175,6 +175,7 @@ def mend(run: Path) -> None:
 def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | str | None, *, measure: bool) -> float:
     """-> with `measure`, the most memory that training held (GB, 1e9 bytes) beyond what was there before the model."""
     from ekd.distill.memory_plan import resident
+    from ekd.models.heap import trim
 
     floor = resident()[0] if measure else 0
     if starts_ranks(trainer):
@@ -184,6 +185,7 @@ def learn(trainer: L.Trainer, student: Student, data: TraceData, ckpt: Path | st
         student.before = dict(trainer.validate(student, data, verbose=False)[0])
     if measure:
         resident(reset=True)
+    trim()  # after tracing and validation
     trainer.fit(student, data, ckpt_path=ckpt, weights_only=True)
     return (resident()[1] - floor) / 1e9 if measure else 0.0
 

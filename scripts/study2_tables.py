@@ -35,6 +35,7 @@ PARTS = {
     "own_forward": "The student's own texts, forward KL",
     "bands": "Bands and shares: the teacher's texts, forward KL",
     "given_forward_tokens": "The teacher's texts, forward KL, equal supervised tokens",
+    "smollm2": "SmolLM2-135M: given texts, forward KL",
 }
 OUTCOMES = ("accuracy", "agreed_right", "agreed_wrong", "parted_right", "parted_wrong")  # of a line of rounds.jsonl
 

@@ -18,7 +18,6 @@ from ekd.data.taught import Taught, by_teacher, entropy_histogram
 from ekd.data.traces import Traces
 from ekd.data.tracing import Grades
 from ekd.files import acquire
-from ekd.models.heap import trim
 from ekd.store.location import local_folder
 from ekd.store.store import Store
 from ekd.store.tokenizer import check_tokenizer
@@ -85,8 +84,6 @@ class TraceData(L.LightningDataModule):
                     if split not in self.collected:
                         self.collected[split] = collector.collect(split, problems)
                         self._say(split, self.collected[split].grades)
-            if asks:
-                trim()
         if self.samples is not None and "train" in self.cached:
             self._keys(self.collector.open(), "train")  # scores what samples are chosen by, on this rank alone
 

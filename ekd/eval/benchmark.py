@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ekd.eval.answers import Answer, AnswerFile, pieces, repeats
 from ekd.eval.metrics import summary
 from ekd.models.generation import generate
+from ekd.models.heap import trim
 from ekd.models.load import end_ids
 from ekd.models.precision import MIXED, check_precision, forward_context
 from ekd.models.progress import ProgressBar
@@ -179,6 +180,7 @@ class Benchmark:
             unfinished = [batch for batch in batches if not done.issuperset(r.key for r in batch)]
             if not unfinished:
                 return
+            trim()  # after training, or another's answers
             model = load()
             training, end = model.training, end_ids(model, tokenizer)
             model.eval()

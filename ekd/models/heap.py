@@ -8,7 +8,7 @@ import sys
 
 def trim() -> None:
     """What was freed goes back to the system. glibc keeps it otherwise, in pieces in which the large tensors that come
-    next find no place: tracing before training took 0.7 GB in that way. Elsewhere there is nothing to do.
+    next find no place: of tracing alone 0.7 GB. Elsewhere there is nothing to do.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
