@@ -43,8 +43,8 @@ class Jsonl:
     @remembered
     def problems(self, split: str) -> list[Problem]:
         """Reads all splits, since only so can a problem that is in two of them be found."""
+        read = {name: self._read(name) for name in SPLITS}  # a file that is not there is named before a split is missed
         check_split("jsonl", split, self._has())
-        read = {name: self._read(name) for name in SPLITS}
         _refuse_repeats(read)
         if self._carves() and split in ("train", "val"):
             return carve(read["train"], split, self.val_percent)

@@ -418,3 +418,8 @@ def test_real_benchmarks() -> None:
         assert not any("<<" in p.solution or "####" in p.solution or "," in p.answer for p in gsm8k.problems(split))
     assert len(Aime(years=[2024, 2025], path=str(SHARED / "aime"), hub_2024="", hub_2025="").problems("test")) == 60
     assert len(Math500(path=str(SHARED / "math500"), hub="").problems("test")) == 500
+
+
+def test_a_file_that_is_not_there_is_named_whichever_split_is_asked():
+    with pytest.raises(ValueError, match=r"nowhere\.jsonl cannot be read"):
+        jsonl(train="nowhere.jsonl").problems("test")
