@@ -106,8 +106,7 @@ def go(
             pages = run_pages(run, data, student.model, config.viewer, alone=HydraConfig.get().mode == RunMode.RUN)
     print(f"student     {run / 'student' if config.save_student else 'not kept (save_student=false)'}")
     print(f"checkpoint  {tidy(callbacks['checkpoint'], keep=config.keep_checkpoints)}")
-    written = None if data.source is None else data.source.written(data)
-    rounds = [] if written is None else [f"rounds      {written}"]
+    rounds = [f"rounds      {where}"] if data.source and (where := data.source.written(data)) else []
     print(f"metrics     {run / 'metrics.json'}\ntraces      {data.store.path}", *rounds, *logged, *pages, sep="\n")
     return 0
 

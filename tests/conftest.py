@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
@@ -12,6 +13,8 @@ import pytest
 
 # Two threads fight over the small matrices of these tests; one is faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background: tests of Ctrl-C would wait for ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from ekd.data.collect import Collector
 from ekd.dataset.arithmetic import Arithmetic

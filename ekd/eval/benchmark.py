@@ -209,7 +209,7 @@ class Benchmark:
         """Any teacher can answer the benchmark, a served model too: it generates as the benchmark says. One that this
         process loads answers as a student does, without rows.
         """
-        if isinstance(teacher, Local):
+        if isinstance(teacher, Loadable):
             return self.by_model(teacher.spec.load, tokenizer)
         asked = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_new_tokens}
         if lacking := sorted({"mode", *asked} - vars(teacher).keys()):
@@ -274,7 +274,7 @@ class Generator(Protocol):
 
 
 @runtime_checkable
-class Local(Protocol):
+class Loadable(Protocol):
     """A teacher whose model this process can load."""
 
     @property
