@@ -31,5 +31,11 @@ def precision() -> str:
     return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16"} else "32-true"
 
 
+def answering(precision: object) -> str:
+    """The precision of a benchmark's answers in a run of this trainer.precision: a mixed one itself, else the weights'."""
+    name = {"bf16": "bf16-mixed", "16": "16-mixed"}.get(str(precision), str(precision))
+    return name if name.endswith("-mixed") else "32-true"
+
+
 def tiny(model: str) -> bool:
     return re.fullmatch(r"tiny(:\d+)?", model) is not None

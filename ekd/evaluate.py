@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ekd.cli.door import build, door, provenance
+from ekd.defaults import answering
 from ekd.outside import visible
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ def main(config: DictConfig) -> int:
     from ekd.models.load import load_tokenizer
 
     trained = adopt(config, "dataset", "prompt")
-    if trained and not any(word.startswith("benchmark.precision=") for word in HydraConfig.get().overrides.task):
-        config.benchmark.precision = str(trained.get("trainer", {}).get("precision", "32-true"))
-    benchmark, generator = build(config.benchmark), build(config.generator)
+    generator = build(config.generator)
+    given = any(word.startswith("benchmark.precision=") for word in HydraConfig.get().overrides.task)
+    if trained and isinstance(generator, Generator) and not given:
+        config.benchmark.precision = answering(trained.get("trainer", {}).get("precision"))
+    benchmark = build(config.benchmark)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
     origin, dataset = generator.origin(), type(benchmark.dataset).__name__.lower()
     folder = results_folder(config, f"{dataset}-{benchmark.split}", benchmark.identity(origin, tokenizer))

@@ -211,6 +211,11 @@ class Benchmark:
         """
         if isinstance(teacher, Loadable):
             return self.by_model(teacher.spec.load, tokenizer)
+        if self.precision in MIXED:
+            raise ValueError(
+                f"benchmark.precision={self.precision} is that of a model which this process loads, and "
+                f"{type(teacher).__name__} asks a server: leave it out"
+            )
         asked = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_new_tokens}
         if lacking := sorted({"mode", *asked} - vars(teacher).keys()):
             raise ValueError(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ekd.defaults import answering
 from ekd.models.generation import generate
 from ekd.models.load import load_model
 from ekd.models.precision import check_precision, forward_context
@@ -92,11 +93,20 @@ def test_the_weights_come_back_after_a_failure(model):
     assert before == {name: id(weight) for name, weight in model.named_parameters()}
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true", "bf16-true", "32"])
-def test_what_a_trainer_may_be_told_is_known(precision):
-    check_precision(precision)
+@pytest.mark.parametrize(
+    ("trainer", "answers"),
+    [
+        *(("bf16-mixed", "bf16-mixed"), ("16-mixed", "16-mixed"), ("bf16", "bf16-mixed"), (16, "16-mixed")),
+        *(("32-true", "32-true"), ("bf16-true", "32-true"), (32, "32-true"), (None, "32-true")),
+    ],
+)
+def test_what_a_trainer_may_be_told_is_known(trainer, answers):
+    assert answering(trainer) == answers
+    check_precision(answers)
 
 
 def test_another_word_is_refused():
-    with pytest.raises(ValueError, match=r"benchmark\.precision is 32-true, bf16-mixed or 16-mixed, not 'half'"):
-        check_precision("half")
+    with pytest.raises(
+        ValueError, match=r"benchmark\.precision is 32-true .*, bf16-mixed or 16-mixed, not 'bf16-true'"
+    ):
+        check_precision("bf16-true")
