@@ -31,8 +31,8 @@ def precision() -> str:
     return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16"} else "32-true"
 
 
-def answering(precision: object) -> str:
-    """The precision of a benchmark's answers in a run of this trainer.precision: a mixed one itself, else the weights'."""
+def answer_precision(precision: object) -> str:
+    """Of a benchmark in a run of this trainer.precision: where that is mixed, the same; else that of the weights."""
     name = {"bf16": "bf16-mixed", "16": "16-mixed"}.get(str(precision), str(precision))
     return name if name.endswith("-mixed") else "32-true"
 

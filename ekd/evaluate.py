@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ekd.cli.door import build, door, provenance
-from ekd.defaults import answering
+from ekd.defaults import answer_precision
 from ekd.outside import visible
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(config: DictConfig) -> int:
     generator = build(config.generator)
     given = any(word.startswith("benchmark.precision=") for word in HydraConfig.get().overrides.task)
     if trained and isinstance(generator, Generator) and not given:
-        config.benchmark.precision = answering(trained.get("trainer", {}).get("precision"))
+        config.benchmark.precision = answer_precision(trained.get("trainer", {}).get("precision"))
     benchmark = build(config.benchmark)
     tokenizer = load_tokenizer(config.student.model, trust_remote_code=config.student.trust_remote_code)
     origin, dataset = generator.origin(), type(benchmark.dataset).__name__.lower()

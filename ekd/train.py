@@ -257,7 +257,6 @@ def run_benchmark(
 ) -> dict[str, dict[str, float]]:
     """The teacher's and the untrained student's answers are kept for the next run; they do not change."""
     from ekd.eval.answers import keep_beside, kept_file
-    from ekd.eval.benchmark import Loadable
     from ekd.models.load import pick_device
 
     if benchmark.problems == 0:
@@ -270,9 +269,7 @@ def run_benchmark(
     device = pick_device("auto")
     loaded: Any = student  # the type that transformers gives to a model's `to` is not callable
     evaluated: dict[str, Any] = {}
-    seeing = replace(benchmark, teacher_prompt=data.collector.own_prompt)  # it is judged by what it read when it taught
-    if not isinstance(teacher, Loadable):  # a server has a precision of its own
-        seeing = replace(seeing, precision="32-true")
+    seeing = benchmark.of_teacher(teacher, data.collector.own_prompt)
     if config.baselines.teacher:
         path = kept_file(seeing.identity(teacher.origin(), own))
         evaluated["teacher"] = (seeing.by_teacher(teacher, own), path)

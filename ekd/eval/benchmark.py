@@ -11,18 +11,17 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ekd.eval.answers import Answer, AnswerFile, pieces, repeats
 from ekd.eval.metrics import summary
+from ekd.eval.unsure import Unsure
 from ekd.models.generation import generate
 from ekd.models.heap import trim
 from ekd.models.load import end_ids
 from ekd.models.precision import MIXED, check_precision, forward_context
 from ekd.models.progress import ProgressBar
 from ekd.models.prompt import Prompt
-from ekd.models.softmax import softmax_of
 from ekd.models.spec import ModelSpec
 from ekd.models.teacher_prompt import TeacherPrompt
 from ekd.types import Dataset, Failure, Problem, Request, Teacher, Text
@@ -205,6 +204,11 @@ class Benchmark:
 
         return solve
 
+    def of_teacher(self, teacher: Teacher, prompt: TeacherPrompt | None) -> Benchmark:
+        """It is judged by what it read when it taught; and a server has a precision of its own."""
+        precision = self.precision if isinstance(teacher, Loadable) else "32-true"
+        return replace(self, teacher_prompt=prompt, precision=precision)
+
     def by_teacher(self, teacher: Teacher, tokenizer: PreTrainedTokenizerBase) -> Solver:
         """Any teacher can answer the benchmark, a served model too: it generates as the benchmark says. One that this
         process loads answers as a student does, without rows.
@@ -284,20 +288,6 @@ class Loadable(Protocol):
 
     @property
     def spec(self) -> ModelSpec: ...
-
-
-class Unsure:
-    """The entropy of each token's distribution, noted while a batch is written."""
-
-    def __init__(self, count: int) -> None:
-        self.known: list[list[float]] = [[] for _ in range(count)]
-
-    def watch(self, rows: list[int], z: Tensor, _: Tensor) -> None:
-        for row, nats in zip(rows, softmax_of(z)[2].tolist(), strict=True):
-            self.known[row].append(nats)
-
-    def beside(self, row: int, text: Text) -> Text:
-        return text._replace(entropy=self.known[row][: len(text.ids)])
 
 
 def _key(problem_id: str, sample: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ekd.defaults import answering
+from ekd.defaults import answer_precision
 from ekd.models.generation import generate
 from ekd.models.load import load_model
 from ekd.models.precision import check_precision, forward_context
@@ -101,7 +101,7 @@ def test_the_weights_come_back_after_a_failure(model):
     ],
 )
 def test_what_a_trainer_may_be_told_is_known(trainer, answers):
-    assert answering(trainer) == answers
+    assert answer_precision(trainer) == answers
     check_precision(answers)
 
 
