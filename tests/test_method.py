@@ -55,7 +55,7 @@ def test_every_preset_has_a_name_of_its_own_and_equal_presets_have_one() -> None
         ("accumulated_discrepancy", "score_weighted-accumulated_of_excess_ce"),
         ("alm", "vanilla-span_kl"), ("bridge_garden", "vanilla-hard_others_teacher_uncertainty"),
         ("bridge_garden_reversed", "vanilla-hard_chosen_teacher_uncertainty"), ("bucket", "bucket_70_80"),
-        ("ekd", "topk_20"), ("falling_position", "score_weighted-late_falling"),
+        ("ekd", "topk_20"), ("falling_position", "score_weighted-late_falling"), ("lightning_opd", "vanilla-policy_gradient-student"),
         ("on_policy", "vanilla-reverse_kl-rounds"), ("prefix", "topk_30-position_prefix"), ("random", "random_20"),
         ("rising_position", "score_weighted-late"), ("sekd", "topk_20-student_entropy"),
         ("sekd_kl", "topk_20-weighted_normalise_none_signals_kl_student_entropy"), ("teacher_free",),
