@@ -6,7 +6,7 @@ Every function gives a Figure of its own (no pyplot, no state).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ekd.method import Method, tiling
-from ekd.report.look import STYLE, WIDTH, add_legend, colour_of, is_wide, line_style, log_if_wide, set_log
+from ekd.report.look import (
+    STYLE,
+    WIDTH,
+    add_legend,
+    colour_of,
+    is_wide,
+    line_style,
+    log_if_wide,
+    room_below,
+    set_log,
+    short_names,
+)
 from ekd.report.palette import BAND, INK, PAGE, SOFT, WIDE
 from ekd.report.svg import POINT
 
@@ -22,17 +33,20 @@ if TYPE_CHECKING:  # a single run's page needs no statistics, and so no scipy
     from ekd.report.effects import Effect, Estimate
     from ekd.report.section import Result
 
+ROOM = 20  # letters of a name for which there is room beside a panel
+
 
 def bucket_curve(result: Result) -> Figure:
     """The metric of every band over its percentiles, beside the controls; dots are seeds, boxes 95% intervals."""
     controls = [name for name in result.table if name.band is None]
     if len(controls) == len(result.table):
         return _methods_only(controls, result)
+    short = short_names(result.table)
     with mpl.rc_context(STYLE):
-        figure = Figure((WIDTH, 4.4), layout="constrained")
+        figure = Figure((WIDTH, 4.4 + room_below(short[name] for name in controls)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 0.28 * len(controls) + 0.3])
         for name in _backdrop(result):
-            _strip(left, name, result.means[name])
+            _strip(left, name, result.means[name], short[name])
         _bands(left, result)
         _points(right, controls, result)
         low, high = _limits(result)
@@ -46,7 +60,7 @@ def bucket_curve(result: Result) -> Figure:
 def _methods_only(names: Sequence[Method], result: Result) -> Figure:
     """A sweep without bands."""
     with mpl.rc_context(STYLE):
-        figure = Figure((WIDTH, 4.0), layout="constrained")
+        figure = Figure((WIDTH, 4.0 + room_below(short_names(result.table).values())), layout="constrained")
         axes = figure.subplots()
         _points(axes, names, result)
         axes.set_ylabel(_axis(result))
@@ -77,7 +91,7 @@ def _backdrop(result: Result) -> list[Method]:
     return [one for one in wanted if one is not None and one in result.means and one.plain == tile.plain]
 
 
-def _strip(axes: Axes, name: Method, mean: Estimate) -> None:
+def _strip(axes: Axes, name: Method, mean: Estimate, label: str) -> None:
     """A control across all percentiles."""
     colour = colour_of(name)
     if mean.low is not None and mean.high is not None:
@@ -87,11 +101,12 @@ def _strip(axes: Axes, name: Method, mean: Estimate) -> None:
     place, side = {"vanilla": (100, "right"), "random": (0, "left")}.get(name.selector.name, (50, "center"))
     shift = {"right": -3, "left": 3, "center": 0}[side]
     axes.annotate(
-        name.name, (place, mean.mean), (shift, 3), textcoords="offset points", ha=side, color=colour, fontsize=8.5
+        label, (place, mean.mean), (shift, 3), textcoords="offset points", ha=side, color=colour, fontsize=8.5
     )
 
 
 def _points(axes: Axes, names: Sequence[Method], result: Result) -> None:
+    short = short_names(result.table)
     for place, name in enumerate(names):
         mean, values, colour = result.means[name], list(result.table[name].values()), colour_of(name)
         if mean.low is not None and mean.high is not None:
@@ -106,7 +121,7 @@ def _points(axes: Axes, names: Sequence[Method], result: Result) -> None:
         axes.plot(
             place + np.linspace(-0.15, 0.15, len(values)), values, "o", color=colour, markersize=3.2, markeredgewidth=0
         )
-    axes.set_xticks(range(len(names)), [name.name for name in names], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_xticks(range(len(names)), [short[name] for name in names], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, max(len(names) - 0.4, 0.6))
     axes.grid(axis="x", visible=False)
     axes.tick_params(axis="y", length=0)
@@ -144,10 +159,13 @@ def differences(result: Result) -> Figure:
         ("minus vanilla", [c for c in result.comparisons if not c.control.is_random]),
     ]
     groups = [(title, group) for title, group in groups if group]
-    rows = max(len(group) for _, group in groups)
+    counts = [len(group) for _, group in groups]
+    beside = max(map(len, short_names(result.table).values())) <= ROOM  # else one panel above the other
+    height = 0.9 + 0.24 * max(counts) if beside else 0.9 * len(groups) + 0.24 * sum(counts)
     with mpl.rc_context(STYLE):
-        figure = Figure((WIDTH, 0.9 + 0.24 * rows), layout="constrained")
-        for axes, (title, group) in zip(np.atleast_1d(figure.subplots(1, len(groups))), groups, strict=True):
+        figure = Figure((WIDTH, height), layout="constrained")
+        shape: dict[str, Any] = {"ncols": len(groups)} if beside else {"nrows": len(groups), "height_ratios": counts}
+        for axes, (title, group) in zip(np.atleast_1d(figure.subplots(**shape)), groups, strict=True):
             _forest(axes, title, group, result)
     return figure
 
@@ -160,7 +178,8 @@ def _forest(axes: Axes, title: str, group: Sequence[Effect], result: Result) -> 
             axes.plot([c.low, c.high], [place] * 2, color=colour, linewidth=2 if c.found else 1.2)
         face = colour if c.found else PAGE
         axes.plot([c.difference], [place], "o", color=colour, markerfacecolor=face, markersize=5)
-    axes.set_yticks(range(len(group)), [c.method.name for c in group])
+    short = short_names(result.table)
+    axes.set_yticks(range(len(group)), [short[c.method] for c in group])
     axes.set_ylim(len(group) - 0.4, -0.6)
     ends = [v for c in group for v in (c.difference, c.low or 0, c.high or 0, 0)]
     margin = 0.07 * (max(ends) - min(ends)) or 1
@@ -179,16 +198,17 @@ def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.6), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        short = short_names({name for _, lines, _ in panels for name in lines})
         for axes, (label, lines, log) in zip(row, panels, strict=True):
             for name, (x, y) in lines.items():
-                axes.plot(x, y, label=name.name, gid=f"series:{name}", **line_style(name))
+                axes.plot(x, y, label=short[name], gid=f"series:{name}", **line_style(name))
             axes.set_xlabel(label)
             axes.xaxis.set_major_formatter("{x:,.0f}")
             if log and is_wide([v for x, _ in lines.values() for v in x]):
                 set_log(axes, "x")
             log_if_wide(axes, [v for _, y in lines.values() for v in y])
         figure.axes[0].set_ylabel(ylabel)
-        add_legend(figure)
+        add_legend(figure, short)
     return figure
 
 
@@ -197,9 +217,10 @@ def deciles(before: Sequence[float] | None, after: Mapping[Method, Sequence[floa
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2, 3])
+        short = short_names(after)
         for axes in (left, right):
             for name, values in after.items():
-                axes.plot(range(1, 11), values, label=name.name, gid=f"series:{name}", **line_style(name))
+                axes.plot(range(1, 11), values, label=short[name], gid=f"series:{name}", **line_style(name))
             axes.set_xticks(range(1, 11))
         if before is not None:
             left.plot(
@@ -213,7 +234,7 @@ def deciles(before: Sequence[float] | None, after: Mapping[Method, Sequence[floa
         figure.supxlabel("tenth of the sequence by teacher entropy (10 = most unsure)", fontsize=9.5)
         for axes, shown in ((left, [*after.values(), before or []]), (right, list(after.values()))):
             log_if_wide(axes, [v for values in shown for v in values])
-        add_legend(figure)
+        add_legend(figure, short)
     return figure
 
 

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,10 +82,11 @@ def rendered(template: str, **values: Any) -> str:
 
     from ekd.report.palette import variables
 
-    def names(text: str, known: Sequence[str]) -> Markup:
-        """Method names in code's letters, so that they stand out of a sentence."""
-        pattern = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
-        return Markup(re.sub(rf"\b({pattern})\b", r"<code>\1</code>", str(escape(text))))
+    def names(text: str, short: Mapping[str, str], shown: str = "<code>{}</code>") -> Markup:
+        """Method names as short as the figures have them, in code's letters, so that they stand out of a sentence."""
+        known = {str(escape(name)): shown.format(escape(label)) for name, label in short.items()}
+        pattern = "|".join(sorted(map(re.escape, known), key=len, reverse=True)) or r"(?!)"  # matches nothing
+        return Markup(re.sub(rf"\b({pattern})\b", lambda found: known[found[0]], str(escape(text))))
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)

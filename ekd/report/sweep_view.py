@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,6 +17,7 @@ from ekd.report import figures
 from ekd.report.cautions import cautions
 from ekd.report.cell import Cell
 from ekd.report.findings import findings
+from ekd.report.look import short_names
 from ekd.report.page import Drawing, Folder, settings, versions
 from ekd.report.plain import Table, Value, inert
 from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
@@ -65,7 +66,7 @@ def section_view(section: Section, folder: Folder, place: int) -> dict[str, Any]
     return {
         "anchor": f"budget-{prefix}",
         "title": section.title,
-        "methods": [method.name for method in section.methods],
+        "short": {method.name: label for method, label in short_names(section.methods).items()},
         "bands": bool(tiling(section.methods)),
         "findings": findings(section, measured),
         "cautions": cautions(section, measured[0]),
@@ -95,10 +96,16 @@ def sweep_bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
         f"{result.metric.label[0].upper()}{result.metric.label[1:]}, {word} is better. Bars are means over seeds and "
         "span the percentiles that the band takes, boxes are 95% intervals of the mean (cut at the frame), dots are "
         "seeds; dashed bars are bands of another width. Seeds share noise, so boxes may overlap while their paired "
-        "difference is clear."
+        f"difference is clear.{_shortened(result.table)}"
     )
     name = f"{prefix}_bucket_curve_{result.metric.name}"
     return folder.draw(figures.bucket_curve(result), name, label, caption, values=pointed(result))
+
+
+def _shortened(methods: Iterable[Method]) -> str:
+    """For a caption."""
+    whole = all(name == method.name for method, name in short_names(methods).items())
+    return "" if whole else " Names are cut to what tells these methods apart; the tables' files have them whole."
 
 
 def pointed(result: Result) -> dict[str, str]:
@@ -130,7 +137,7 @@ def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
     label = f"Paired differences: {found} of {len(result.tested)} are shown after correction"
     caption = (
         f"Difference of {result.metric.label}, paired by seed, with its own 95% interval; {count} to a random control. "
-        "Filled and thick: shown after Holm's correction; hollow: not shown."
+        f"Filled and thick: shown after Holm's correction; hollow: not shown.{_shortened(result.table)}"
     )
     return folder.draw(figures.differences(result), f"{prefix}_differences", label, caption)
 
@@ -149,6 +156,7 @@ def sweep_learning(section: Section, prefix: str, folder: Folder) -> Drawing | N
     caption = (
         "Held-out KL while training, mean over seeds, against optimizer steps and against the tokens that were learned "
         "from (between logged steps read off linearly). The darker a band's line, the lower its percentiles."
+        f"{_shortened(by_step)}"
     )
     drawn = figures.curves(panels, "held-out KL to the teacher, nats")
     return folder.draw(drawn, f"{prefix}_learning_curves", "Learning curves of every method", caption, lines=True)
@@ -174,6 +182,7 @@ def sweep_deciles(section: Section, prefix: str, folder: Folder) -> Drawing | No
     caption = (
         "KL to the teacher of held-out tokens in each tenth of their sequence by teacher entropy, before training "
         "(dotted) and after, mean over seeds; on the right after training alone, on a scale of its own."
+        f"{_shortened(after)}"
     )
     drawn = figures.deciles(before, after)
     return folder.draw(
