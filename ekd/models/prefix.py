@@ -101,12 +101,14 @@ def _pass(end: int, row: np.ndarray, parent: np.ndarray | None) -> Pass:
     return int(end), torch.from_numpy(row), None if parent is None else torch.from_numpy(parent)
 
 
-def read_begun(decode: Callable[..., Any], ids: Tensor, positions: Tensor, begun: Sequence[Pass]) -> tuple[Any, int]:
-    """The keys and values of all passes but the last, and how many columns they hold; None, 0 where there are none.
+def read_begun(
+    decode: Callable[..., Any], ids: Tensor, positions: Tensor, begun: Sequence[Pass], cache: Any = None
+) -> tuple[Any, int]:
+    """The keys and values of all passes but the last, and how many columns they hold: `cache`, 0 where there are none.
 
-    ids, positions (B, T), on the decoder's device as the passes are.
+    ids, positions (B, T), on the decoder's device as the passes are. cache: an empty one; None: the decoder's own.
     """
-    cache, begin = None, 0
+    begin = 0
     for step in begun:
         cache, begin = read_pass(decode, ids, positions, step, cache, begin).past_key_values, step[0]
     return cache, begin
