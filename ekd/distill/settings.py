@@ -16,6 +16,7 @@ from ekd.distill.schedule import spread
 from ekd.models.checkpoint import STUDENT
 from ekd.models.head import TAILS
 from ekd.models.lora import Lora
+from ekd.models.precision import round_frozen
 from ekd.models.prefix import can_share
 from ekd.models.shards import shard
 
@@ -51,6 +52,8 @@ class Build:
         if self.gradient_checkpointing:
             # reentrant, no gradient would pass where no input asks for one: behind frozen embeddings (LoRA)
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif self.lora is not None and not self.compile:  # with checkpointing, one layer at a time holds rounded ones
+            round_frozen(model)
 
     def decoder(self, model: PreTrainedModel, mesh: DeviceMesh | None) -> tuple[Callable[..., Any], bool]:
         """What reads a batch, and whether it may read a common beginning apart. mesh: where the weights go in shards.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
+from types import MethodType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -63,6 +65,27 @@ def _linear(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
     finally:
         for part, weight in own.items():
             part.weight = weight
+
+
+def round_frozen(model: PreTrainedModel) -> None:
+    """Under autocast, frozen matrices (LoRA) are rounded at every call, too, and kept for the backward pass. From here
+    on they are rounded once, at the first call: the same numbers, and in a training step no more memory.
+    """
+    for part in model.modules():
+        if type(part) is nn.Linear and not part.weight.requires_grad:
+            part.forward = MethodType(_frozen, part)  # type: ignore[method-assign]
+
+
+def _frozen(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The forward pass of a layer whose weights seldom change."""
+    weight, kind = layer.weight, x.device.type
+    if torch.is_autocast_enabled(kind) and _plain(weight):
+        now = (torch.get_autocast_dtype(kind), weight.data_ptr(), weight._version)
+        if layer.__dict__.get("rounded", (None,))[0] != now:
+            with torch.inference_mode(False):  # what validation makes has to serve training, too
+                layer.__dict__["rounded"] = now, weight.detach().to(now[0])
+        weight = layer.__dict__["rounded"][1]
+    return F.linear(x, weight, layer.bias)
 
 
 def _plain(weight: Tensor) -> bool:

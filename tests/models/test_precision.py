@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import pytest
@@ -11,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ekd.defaults import answer_precision
 from ekd.models.generation import generate
 from ekd.models.load import load_model
-from ekd.models.precision import check_precision, forward_context
+from ekd.models.lora import Lora
+from ekd.models.precision import check_precision, forward_context, round_frozen
 
 PROMPTS = [[5, 6, 7], [8, 9], [1, 2, 3, 4]]
 NEVER = 271  # no text of these has it
@@ -110,3 +112,58 @@ def test_another_word_is_refused():
         ValueError, match=r"benchmark\.precision is 32-true .*, bf16-mixed or 16-mixed, not 'bf16-true'"
     ):
         check_precision("bf16-true")
+
+
+def adapted():
+    made = load_model("tiny")
+    torch.manual_seed(0)
+    Lora(r=4, alpha=8.0, dropout=0.0, targets="all-linear").attach(made)
+    for name, weight in made.named_parameters():
+        if "lora_B" in name:  # zero at first
+            torch.nn.init.normal_(weight, std=0.1)
+    return made.train()
+
+
+def step_of(made) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ids = torch.tensor([PROMPTS[0], PROMPTS[2][:3]])
+    with forward_context("bf16-mixed", CPU):
+        loss = made(input_ids=ids, labels=ids).loss
+    loss.backward()
+    gradients = {name: weight.grad.clone() for name, weight in made.named_parameters() if weight.grad is not None}
+    made.zero_grad(set_to_none=True)
+    return loss.detach(), gradients
+
+
+def test_frozen_matrices_are_rounded_once_for_all_steps_and_nothing_changes():
+    plain, rounded = adapted(), adapted()
+    round_frozen(rounded)
+    with torch.inference_mode(), forward_context("bf16-mixed", CPU):  # as Lightning validates, before it trains
+        rounded(input_ids=torch.tensor([PROMPTS[0]]))
+    for counted, made in ((Casts(), plain), (Casts(), rounded)):
+        with counted:
+            loss, gradients = step_of(made)
+        matrix = counted.seen[tuple(made.model.layers[0].mlp.gate_proj.weight.shape)]
+        if made is plain:
+            expected, wanted = loss, gradients
+            assert matrix >= 2 * len(made.model.layers)
+        else:
+            assert matrix == 0 and torch.equal(loss, expected) and gradients.keys() == wanted.keys() != set()
+            assert all(torch.equal(gradients[name], wanted[name]) for name in wanted)
+    assert plain.state_dict().keys() == rounded.state_dict().keys()
+
+
+def test_a_frozen_matrix_that_changes_or_moves_is_rounded_anew_and_a_copy_has_its_own():
+    made, other = adapted(), adapted()
+    round_frozen(made)
+    step_of(made)
+    twin = copy.deepcopy(made)
+    with torch.no_grad():
+        for both in (made, other):
+            both.model.layers[0].mlp.gate_proj.weight.mul_(1.5)
+    assert torch.equal(step_of(made)[0], step_of(other)[0])
+    assert torch.equal(step_of(twin)[0], step_of(adapted())[0])
+    texts, logits = told(generate, made.eval())
+    plain, expected = told(generate, other.eval())
+    assert texts == plain and torch.equal(logits, expected)
+    ids = torch.tensor([PROMPTS[0]])
+    assert torch.equal(made(input_ids=ids).logits, other(input_ids=ids).logits), "without autocast nothing is rounded"
