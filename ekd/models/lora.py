@@ -34,20 +34,23 @@ class Lora:
             raise ValueError("student.lora needs the package peft: `pip install peft`, or set student.lora=null")
 
     def attach(self, model: PreTrainedModel) -> None:
-        """Adapters into the model, in place; everything else is frozen."""
+        """Adapters into the model, in place; everything else is frozen. They are drawn from the process's seed, whatever
+        it has drawn before: a model that was converted or a teacher that was loaded on the way changes nothing.
+        """
         from peft import LoraConfig
 
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        adapters = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,  # type: ignore[arg-type] # a float works, and half a rank is a fair scale
+            lora_dropout=self.dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
         try:
-            model.add_adapter(
-                LoraConfig(
-                    r=self.r,
-                    lora_alpha=self.alpha,  # type: ignore[arg-type] # a float works, and half a rank is a fair scale
-                    lora_dropout=self.dropout,
-                    target_modules=targets,
-                    task_type="CAUSAL_LM",
-                )
-            )
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(torch.initial_seed())
+                model.add_adapter(adapters)
         except ValueError as error:
             raise ValueError(f"student.lora.targets={self.targets}: {str(error).splitlines()[0][:300]}") from error
 

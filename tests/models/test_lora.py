@@ -191,3 +191,19 @@ def test_wrong_values_are_refused_in_a_sentence(wrong, said):
 def test_quantised_weights_where_they_cannot_be_had_are_refused_with_the_way_out():
     with pytest.raises(ValueError, match="needs the package bitsandbytes and a CUDA GPU"):
         student(quantize="4bit", lora=lora())
+
+
+def drawn(seed: int, before: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    torch.rand(before)
+    model = load_model("tiny")
+    state = torch.get_rng_state()
+    lora().attach(model)
+    assert torch.equal(torch.get_rng_state(), state) and torch.initial_seed() == seed
+    return torch.cat([weight.flatten() for name, weight in model.named_parameters() if "lora_A" in name])
+
+
+def test_adapters_are_the_seeds_whatever_was_drawn_before():
+    """On an empty cache a model is converted and a teacher loaded first: the student must be that of a full cache."""
+    first = drawn(3, before=0)
+    assert torch.equal(first, drawn(3, before=1000)) and not torch.equal(first, drawn(4, before=0))
