@@ -34,8 +34,8 @@ class Lora:
             raise ValueError("student.lora needs the package peft: `pip install peft`, or set student.lora=null")
 
     def attach(self, model: PreTrainedModel) -> None:
-        """Adapters into the model, in place; everything else is frozen. They are drawn from the process's seed, whatever
-        it has drawn before: a model that was converted or a teacher that was loaded on the way changes nothing.
+        """Adapters into the model, in place; everything else is frozen. They are drawn from the process's seed,
+        whatever it drew before: a model that was converted or a teacher that was loaded on the way changes nothing.
         """
         from peft import LoraConfig
 
