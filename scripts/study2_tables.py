@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -17,7 +18,7 @@ from scipy import stats
 
 from ekd.method import Method, method_of
 from ekd.report.cell import Cell
-from ekd.report.effects import Effect
+from ekd.report.effects import Effect, compare_methods
 from ekd.report.figures import bucket_curve
 from ekd.report.findings import chance
 from ekd.report.plain import Table, Value, markdown
@@ -35,8 +36,20 @@ PARTS = {
     "own_forward": "The student's own texts, forward KL",
     "bands": "Bands and shares: the teacher's texts, forward KL",
     "given_forward_tokens": "The teacher's texts, forward KL, equal supervised tokens",
+    "own_claims": "Claims about the student's own texts",
     "smollm2": "SmolLM2-135M: given texts, forward KL",
 }
+# Of own_claims: method, against, because of. By the files of conf/method; nothing else is compared (study2_plan.md).
+CLAIMS = (
+    ("topk_20-prompt_gap-reverse_kl-rounds", "random_20-reverse_kl-rounds", "SA-OPD, CROP, Purified OPSD"),
+    ("topk_20-prompt_gap-reverse_kl-rounds", "vanilla-reverse_kl-rounds", "the same"),
+    ("threshold_0.5-rock_count_20-reverse_kl-rounds", "vanilla-reverse_kl-rounds", "2605.09253"),
+    ("threshold_0.5-ordinary-reverse_kl-rounds-truncate", "vanilla-policy_gradient-rounds", "2603.25562"),
+    ("vanilla-soft_clamp_of_reverse_kl-rounds", "vanilla-reverse_kl-rounds", "2607.07050, 2607.13399"),
+    ("vanilla-policy_gradient-student", "vanilla-policy_gradient-rounds", "2604.13010"),
+    ("topk_20-student_ce-fixed_advantage-rounds", "vanilla-policy_gradient-rounds", "2608.31046"),
+)
+WRITTEN = re.compile(r"_(problems_per_round|max_new_tokens|steps_per_round)_\d+")  # in a name: how texts are written
 OUTCOMES = ("accuracy", "agreed_right", "agreed_wrong", "parted_right", "parted_wrong")  # of a line of rounds.jsonl
 
 
@@ -104,6 +117,51 @@ def outcome_table(section: Section, lines: dict[Method, list[dict[str, Any]]]) -
         f"the {len(accuracy.tested)} comparisons of this table; * p < 0.05, ? only an interval that excludes 0."
     ]
     return Table("outcomes", section.title, head, rows, [*notes, power(accuracy, "points"), power(kl, "nats")])
+
+
+def claims_tables(section: Section, lines: dict[Method, list[dict[str, Any]]]) -> list[Table]:
+    """What each method came to, and the comparisons that were planned, as one family for each outcome."""
+    accuracy, kl = result(section, ACCURACY), result(section, KL)
+    assert accuracy is not None and kl is not None
+    short = {method: WRITTEN.sub("", method.name) for method in section.methods}
+    whole = {name: method for method, name in short.items()}
+    pairs = [(whole[one], whole[other]) for one, other, _ in CLAIMS]
+    cut = {one: {c.seed: 100 * _after(c)["truncated"] for c in section.of(one)} for one in section.methods}
+    families = [compare_methods(table, pairs) for table in (accuracy.table, kl.table, cut)]
+    rows = [
+        [
+            Value(short[method]),
+            Value(f"{100 * section.shares[method]:.1f}"),
+            Value(", ".join(sorted({f"{line['rate']:g}" for line in lines[method]}))),
+            _mean(accuracy, method),
+            _mean(kl, method),
+            Value(f"{mean(np.mean(line['tokens']) for line in lines[method]):.1f}"),
+            Value(f"{mean(cut[method].values()):.1f}"),
+        ]
+        for method in section.methods
+    ]
+    head = ["method", "share, %", "learning rate", "accuracy, %", "held-out KL, nats", "tokens an answer", "cut off, %"]
+    found = [Table("claims", section.title, head, rows, [f"{len(section.seeds)} paired seeds. Mean [95% interval]."])]
+    rows = []
+    for (one, other, why), effects in zip(CLAIMS, zip(*families, strict=True), strict=True):
+        change = 100 * (marks(lines[whole[one]]) - marks(lines[whole[other]]))
+        difference, p = _difference(accuracy, effects[0])
+        rows.append([
+            *(Value(one), Value(other), Value(why), difference, Value(f"± {over_problems(change):.1f}"), p),
+            *_difference(kl, effects[1]),
+            *_difference(accuracy, effects[2]),
+        ])  # fmt: skip
+    head = ["method", "against", "because of", "accuracy, points", "other problems, too", "p", "held-out KL, nats", "p"]
+    note = (
+        f"Method minus the other, paired by seed. [95% interval]; p after Holm's correction for the {len(CLAIMS)} "
+        "comparisons of one outcome; * p < 0.05, ? only an interval that excludes 0."
+    )
+    return [*found, Table("compared", "What was compared", [*head, "cut off, points", "p"], rows, [note])]
+
+
+def _after(cell: Cell) -> dict[str, float]:
+    found: dict[str, float] = cell.figures["benchmark"]["student after"]
+    return found
 
 
 def disagreement_table(section: Section, lines: dict[Method, list[dict[str, Any]]]) -> Table:
@@ -186,7 +244,11 @@ def page() -> dict[Path, bytes]:
         for cell, line in cells:
             lines.setdefault(cell.method, []).append(line)
         commits = sorted({line["commit"][:7] for _, line in cells})
-        own = [markdown(outcome_table(section, lines))]
+        if part == "own_claims":
+            methods, compared = claims_tables(section, lines)
+            own = [markdown(methods), f"### {compared.caption}\n\n{markdown(compared)}"]
+        else:
+            own = [markdown(outcome_table(section, lines))]
         if all("rounds" in line for _, line in cells):
             table = disagreement_table(section, lines)
             own.append(f"### {table.caption}\n\n{markdown(table)}")
@@ -200,6 +262,7 @@ def page() -> dict[Path, bytes]:
             + (f" All names end in `{same}`." if same else "")
             + "\n"
         )
+        own = [WRITTEN.sub("", table) for table in own] if part == "own_claims" else own
         text += [table.replace(same, "") if same else table for table in own]
         for metric in (ACCURACY, KL):
             found = result(section, metric)
