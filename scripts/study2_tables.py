@@ -267,7 +267,7 @@ def page() -> dict[Path, bytes]:
         for metric in (ACCURACY, KL):
             found = result(section, metric)
             if found is not None and part == "bands":
-                files[ROOT / "docs" / f"study2_bands_{metric.name}.svg"] = _svg(found)
+                files[ROOT / "docs" / f"study2_bands_{metric.name}.svg"] = _svg(found, section)
     return {PAGE: "\n".join(text).encode(), **files}
 
 
@@ -278,8 +278,8 @@ def in_all(names: Sequence[str]) -> str:
     return "".join(f"-{part}" for part in reversed(same))
 
 
-def _svg(measured: Result) -> bytes:
+def _svg(measured: Result, section: Section) -> bytes:
     out = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "ekd"}):
-        bucket_curve(measured).savefig(out, format="svg", metadata={"Date": None})
+        bucket_curve(measured, section.short).savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()

@@ -52,8 +52,6 @@ class Build:
         if self.gradient_checkpointing:
             # reentrant, no gradient would pass where no input asks for one: behind frozen embeddings (LoRA)
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        elif self.lora is not None and not self.compile:  # with checkpointing, one layer at a time holds rounded ones
-            round_frozen(model)
 
     def decoder(self, model: PreTrainedModel, mesh: DeviceMesh | None) -> tuple[Callable[..., Any], bool]:
         """What reads a batch, and whether it may read a common beginning apart. mesh: where the weights go in shards.
@@ -65,6 +63,10 @@ class Build:
             return shard(model, mesh["data_parallel"]), False
         if self.compile:
             return torch.compile(model.get_decoder().forward), False
+        if (
+            self.lora is not None and not self.gradient_checkpointing
+        ):  # with it, one layer at a time holds a rounded one
+            round_frozen(model)
         return model.get_decoder().__call__, can_share(model)
 
     def to_keep(self, module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,10 @@ class Roomy(DynamicLayer):
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.rooms = None, None  # else the rows that left would stay until the next token
+
 
 def _written(kept: Tensor | None, room: Tensor | None, new: Tensor) -> Tensor:
     """The room that holds what is kept and, behind it, what is new; another one where it is too small or was left: rows
@@ -46,7 +50,8 @@ def _written(kept: Tensor | None, room: Tensor | None, new: Tensor) -> Tensor:
     begin, kind = kept.shape[-2], new.device.type
     end = begin + new.shape[-2]
     if room is None or room.data_ptr() != kept.data_ptr() or room.shape[0] != new.shape[0] or room.shape[-2] < end:
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else new.dtype
+        rounds = torch.is_autocast_enabled(kind) and new.dtype != torch.float64  # which autocast leaves alone
+        dtype = torch.get_autocast_dtype(kind) if rounds else new.dtype
         room = new.new_empty((*new.shape[:-2], end + ROOM, new.shape[-1]), dtype=dtype)
         room[..., :begin, :] = kept
     room[..., begin:end, :] = new

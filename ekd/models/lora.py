@@ -48,7 +48,7 @@ class Lora:
             task_type="CAUSAL_LM",
         )
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # on every device the same
                 torch.default_generator.manual_seed(torch.initial_seed())
                 model.add_adapter(adapters)
         except ValueError as error:

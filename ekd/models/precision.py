@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
-from types import MethodType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -69,23 +68,30 @@ def _linear(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
 
 def round_frozen(model: PreTrainedModel) -> None:
     """Under autocast, frozen matrices (LoRA) are rounded at every call, too, and kept for the backward pass. From here
-    on they are rounded once, at the first call: the same numbers, and in a training step no more memory.
+    on training rounds them once: the same numbers, and in a step no more memory. Not for weights in shards.
     """
     for part in model.modules():
         if type(part) is nn.Linear and not part.weight.requires_grad:
-            part.forward = MethodType(_frozen, part)  # type: ignore[method-assign]
+            part.__class__ = Frozen
 
 
-def _frozen(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The forward pass of a layer whose weights seldom change."""
-    weight, kind = layer.weight, x.device.type
-    if torch.is_autocast_enabled(kind) and _plain(weight):
-        now = (torch.get_autocast_dtype(kind), weight.data_ptr(), weight._version)
-        if layer.__dict__.get("rounded", (None,))[0] != now:
+class Frozen(nn.Linear):
+    """A linear layer that keeps its rounded matrix. Only while it trains: somebody who merges adapters into it writes
+    past torch's count of changes, and does so afterwards.
+    """
+
+    kept: tuple[Tensor, int, Tensor] | None = None  # a weight, its count of changes, the weight rounded
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, kind = self.weight, input.device.type
+        plain = _plain(weight) and not weight.requires_grad and not weight.is_inference()
+        if not (self.training and plain and torch.is_autocast_enabled(kind)):
+            return F.linear(input, weight, self.bias)
+        dtype, kept = torch.get_autocast_dtype(kind), self.kept
+        if kept is None or kept[0] is not weight or kept[1] != weight._version or kept[2].dtype != dtype:
             with torch.inference_mode(False):  # what validation makes has to serve training, too
-                layer.__dict__["rounded"] = now, weight.detach().to(now[0])
-        weight = layer.__dict__["rounded"][1]
-    return F.linear(x, weight, layer.bias)
+                kept = self.__dict__["kept"] = weight, weight._version, weight.detach().to(dtype)
+        return F.linear(input, kept[2], self.bias)
 
 
 def _plain(weight: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """The figures of a report, drawn by matplotlib in one look (`ekd.report.look`).
 
-Every function gives a Figure of its own (no pyplot, no state).
+Every function gives a Figure of its own (no pyplot, no state). short: the names that its page has for the methods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ekd.report.look import (
     log_if_wide,
     room_below,
     set_log,
-    short_names,
 )
 from ekd.report.palette import BAND, INK, PAGE, SOFT, WIDE
 from ekd.report.svg import POINT
@@ -33,22 +32,22 @@ if TYPE_CHECKING:  # a single run's page needs no statistics, and so no scipy
     from ekd.report.effects import Effect, Estimate
     from ekd.report.section import Result
 
+Names = Mapping[Method, str]
 ROOM = 20  # letters of a name for which there is room beside a panel
 
 
-def bucket_curve(result: Result) -> Figure:
+def bucket_curve(result: Result, short: Names) -> Figure:
     """The metric of every band over its percentiles, beside the controls; dots are seeds, boxes 95% intervals."""
     controls = [name for name in result.table if name.band is None]
     if len(controls) == len(result.table):
-        return _methods_only(controls, result)
-    short = short_names(result.table)
+        return _methods_only(controls, result, short)
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 4.4 + room_below(short[name] for name in controls)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 0.28 * len(controls) + 0.3])
         for name in _backdrop(result):
             _strip(left, name, result.means[name], short[name])
         _bands(left, result)
-        _points(right, controls, result)
+        _points(right, controls, result, short)
         low, high = _limits(result)
         left.set_ylim(low, high)
         _beyond(right, controls, result, low, high)
@@ -57,12 +56,12 @@ def bucket_curve(result: Result) -> Figure:
     return figure
 
 
-def _methods_only(names: Sequence[Method], result: Result) -> Figure:
+def _methods_only(names: Sequence[Method], result: Result, short: Names) -> Figure:
     """A sweep without bands."""
     with mpl.rc_context(STYLE):
-        figure = Figure((WIDTH, 4.0 + room_below(short_names(result.table).values())), layout="constrained")
+        figure = Figure((WIDTH, 4.0 + room_below(short[name] for name in names)), layout="constrained")
         axes = figure.subplots()
-        _points(axes, names, result)
+        _points(axes, names, result, short)
         axes.set_ylabel(_axis(result))
     return figure
 
@@ -105,8 +104,7 @@ def _strip(axes: Axes, name: Method, mean: Estimate, label: str) -> None:
     )
 
 
-def _points(axes: Axes, names: Sequence[Method], result: Result) -> None:
-    short = short_names(result.table)
+def _points(axes: Axes, names: Sequence[Method], result: Result, short: Names) -> None:
     for place, name in enumerate(names):
         mean, values, colour = result.means[name], list(result.table[name].values()), colour_of(name)
         if mean.low is not None and mean.high is not None:
@@ -152,7 +150,7 @@ def _beyond(axes: Axes, names: Sequence[Method], result: Result, low: float, hig
                       color=colour_of(name), fontsize=8.5)  # fmt: skip
 
 
-def differences(result: Result) -> Figure:
+def differences(result: Result, short: Names) -> Figure:
     """Every method minus its random control and minus vanilla, paired by seed, with 95% intervals."""
     groups = [
         ("minus random of the same share", [c for c in result.comparisons if c.control.is_random]),
@@ -160,17 +158,17 @@ def differences(result: Result) -> Figure:
     ]
     groups = [(title, group) for title, group in groups if group]
     counts = [len(group) for _, group in groups]
-    beside = max(map(len, short_names(result.table).values())) <= ROOM  # else one panel above the other
+    beside = max(len(short[c.method]) for _, group in groups for c in group) <= ROOM  # else one panel above the other
     height = 0.9 + 0.24 * max(counts) if beside else 0.9 * len(groups) + 0.24 * sum(counts)
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, height), layout="constrained")
         shape: dict[str, Any] = {"ncols": len(groups)} if beside else {"nrows": len(groups), "height_ratios": counts}
         for axes, (title, group) in zip(np.atleast_1d(figure.subplots(**shape)), groups, strict=True):
-            _forest(axes, title, group, result)
+            _forest(axes, title, group, result, short)
     return figure
 
 
-def _forest(axes: Axes, title: str, group: Sequence[Effect], result: Result) -> None:
+def _forest(axes: Axes, title: str, group: Sequence[Effect], result: Result, short: Names) -> None:
     axes.axvline(0, color=INK, linewidth=1)
     for place, c in enumerate(group):
         colour = BAND if c.found else SOFT
@@ -178,7 +176,6 @@ def _forest(axes: Axes, title: str, group: Sequence[Effect], result: Result) -> 
             axes.plot([c.low, c.high], [place] * 2, color=colour, linewidth=2 if c.found else 1.2)
         face = colour if c.found else PAGE
         axes.plot([c.difference], [place], "o", color=colour, markerfacecolor=face, markersize=5)
-    short = short_names(result.table)
     axes.set_yticks(range(len(group)), [short[c.method] for c in group])
     axes.set_ylim(len(group) - 0.4, -0.6)
     ends = [v for c in group for v in (c.difference, c.low or 0, c.high or 0, 0)]
@@ -193,12 +190,11 @@ def _forest(axes: Axes, title: str, group: Sequence[Effect], result: Result) -> 
 Lines = Mapping[Method, tuple[Sequence[float], Sequence[float]]]  # method -> x, y
 
 
-def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
+def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str, short: Names) -> Figure:
     """panels: the label of each x axis, a line for every method, and whether x is on a log scale."""
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.6), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        short = short_names({name for _, lines, _ in panels for name in lines})
         for axes, (label, lines, log) in zip(row, panels, strict=True):
             for name, (x, y) in lines.items():
                 axes.plot(x, y, label=short[name], gid=f"series:{name}", **line_style(name))
@@ -212,12 +208,11 @@ def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str) -> Figure:
     return figure
 
 
-def deciles(before: Sequence[float] | None, after: Mapping[Method, Sequence[float]]) -> Figure:
+def deciles(before: Sequence[float] | None, after: Mapping[Method, Sequence[float]], short: Names) -> Figure:
     """KL of the rows in each tenth of their sequence by teacher entropy."""
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2, 3])
-        short = short_names(after)
         for axes in (left, right):
             for name, values in after.items():
                 axes.plot(range(1, 11), values, label=short[name], gid=f"series:{name}", **line_style(name))

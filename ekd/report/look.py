@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ekd.method import VANILLA, Method, Part
+from ekd.method import VANILLA, Method
 from ekd.report.palette import BAND, INK, LINE, OTHER, PAGE, RANDOM, SOFT, TEACHER_FREE, TOPK, by_percentile
 
 WIDTH = 8.4  # inches; the page scales it
-LONG = 60  # letters of a name in a figure
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -75,32 +74,9 @@ def line_style(method: Method) -> dict[str, Any]:
     return style | (mark if share else {})
 
 
-def short_names(methods: Iterable[Method]) -> dict[Method, str]:
-    """What tells the methods of a figure apart: names without what all have in common, and without how texts are
-    written where all write them so. A name of a screen's length is cut. The whole ones where two would become one.
-    """
-    known = list(methods)
-    usual = VANILLA._asdict()
-    alike = [part for part in usual if part != "selector" and len({getattr(one, part) for one in known}) == 1]
-    short = [one._replace(**{part: usual[part] for part in alike}) for one in known]
-    for part in ("source", "policy"):
-        seen = {getattr(one, part) for one in short}
-        bare: list[dict[str, Any]] = [{part: _without_values(getattr(one, part), seen)} for one in short]
-        short = [one._replace(**changed) for one, changed in zip(short, bare, strict=True)]
-    labels = [one.name if len(one.name) <= LONG else f"{one.name[: LONG - 1]}…" for one in short]
-    found = dict(zip(known, labels, strict=True))
-    return found if len(set(found.values())) == len(found) else {one: one.name for one in known}
-
-
-def _without_values(held: Part | None, seen: set[Part | None]) -> Part | None:
-    """As it is where others of its name have other values."""
-    namesakes = {other for other in seen if other is not None and held is not None and other.name == held.name}
-    return Part(held.name) if held is not None and len(namesakes) == 1 else held
-
-
 def room_below(names: Iterable[str]) -> float:
     """Inches that slanting names take below an axis, beyond those of short ones."""
-    return 0.065 * max(0, *(len(name) - 14 for name in names))
+    return 0.065 * max([0, *(len(name) - 14 for name in names)])
 
 
 def add_legend(figure: Figure, names: Mapping[Method, str]) -> None:

@@ -86,7 +86,7 @@ def rendered(template: str, **values: Any) -> str:
         """Method names as short as the figures have them, in code's letters, so that they stand out of a sentence."""
         known = {str(escape(name)): shown.format(escape(label)) for name, label in short.items()}
         pattern = "|".join(sorted(map(re.escape, known), key=len, reverse=True)) or r"(?!)"  # matches nothing
-        return Markup(re.sub(rf"\b({pattern})\b", lambda found: known[found[0]], str(escape(text))))
+        return Markup(re.sub(rf"(?<![\w/-])({pattern})(?![\w/-])", lambda found: known[found[0]], str(escape(text))))
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)

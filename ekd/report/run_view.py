@@ -147,7 +147,8 @@ def run_learning(cell: Cell, folder: Folder) -> Drawing | None:
     ]
     caption = "Held-out KL while training, against optimizer steps and against the tokens that were learned from."
     label = f"Learning curve: held-out KL from {line.kl[0]:.3g} to {line.kl[-1]:.3g} nats"
-    return folder.draw(draw.curves(panels, "held-out KL to the teacher, nats"), "learning_curve", label, caption)
+    drawn = draw.curves(panels, "held-out KL to the teacher, nats", {cell.method: cell.method.name})
+    return folder.draw(drawn, "learning_curve", label, caption)
 
 
 def run_deciles(cell: Cell, folder: Folder) -> Drawing | None:
@@ -156,7 +157,7 @@ def run_deciles(cell: Cell, folder: Folder) -> Drawing | None:
         return None
     start = [before[key] for key in DECILES] if set(DECILES) <= set(before) else None
     caption = "KL to the teacher of held-out tokens in each tenth of their sequence by teacher entropy."
-    figure = draw.deciles(start, {cell.method: [after[key] for key in DECILES]})
+    figure = draw.deciles(start, {cell.method: [after[key] for key in DECILES]}, {cell.method: cell.method.name})
     return folder.draw(figure, "deciles", "KL by tenth of teacher entropy, before and after", caption)
 
 

@@ -11,6 +11,7 @@ from ekd.method import Method, comparisons_of, control_of, ordered, twins_of
 from ekd.report.cell import Cell
 from ekd.report.conditions import divided
 from ekd.report.effects import Effect, Estimate, compare_methods, estimate
+from ekd.report.short import short_names
 from ekd.report.sweep import Lost, SweepCells
 
 
@@ -42,6 +43,11 @@ class Section(NamedTuple):
     @property
     def title(self) -> str:
         return f"{TITLES[self.budget]}, {self.setting}" if self.setting else TITLES[self.budget]
+
+    @property
+    def short(self) -> dict[Method, str]:
+        """The methods' names in figures, tables and sentences of this section."""
+        return short_names(self.methods)
 
     def of(self, method: Method) -> list[Cell]:
         return [cell for cell in self.cells if cell.method == method]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,10 +17,10 @@ from ekd.report import figures
 from ekd.report.cautions import cautions
 from ekd.report.cell import Cell
 from ekd.report.findings import findings
-from ekd.report.look import short_names
 from ekd.report.page import Drawing, Folder, settings, versions
 from ekd.report.plain import Table, Value, inert
 from ekd.report.section import ACCURACY, AGREEMENT, KL, Result, Section, decile_means, results, sections, value
+from ekd.report.short import left_out
 from ekd.report.sweep import Curve, SweepCells, curve
 from ekd.report.tables import choice_table, cost_table, decile_table, method_table, said
 
@@ -66,12 +66,12 @@ def section_view(section: Section, folder: Folder, place: int) -> dict[str, Any]
     return {
         "anchor": f"budget-{prefix}",
         "title": section.title,
-        "short": {method.name: label for method, label in short_names(section.methods).items()},
+        "short": {method.name: label for method, label in section.short.items()},
         "bands": bool(tiling(section.methods)),
         "findings": findings(section, measured),
         "cautions": cautions(section, measured[0]),
-        "curves": [sweep_bucket_curve(one, prefix, folder) for one in measured],
-        "differences": paired(measured[0], prefix, folder),
+        "curves": [sweep_bucket_curve(one, section, prefix, folder) for one in measured],
+        "differences": paired(measured[0], section, prefix, folder),
         "learning": sweep_learning(section, prefix, folder),
         "deciles": sweep_deciles(section, prefix, folder),
         "methods_table": tables["methods"],
@@ -83,7 +83,7 @@ def section_view(section: Section, folder: Folder, place: int) -> dict[str, Any]
     }
 
 
-def sweep_bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
+def sweep_bucket_curve(result: Result, section: Section, prefix: str, folder: Folder) -> Drawing:
     tiles = tiling(result.table) or list(result.table)
     order = result.ranked(tiles)
     best, worst = order[0], order[-1]
@@ -96,16 +96,10 @@ def sweep_bucket_curve(result: Result, prefix: str, folder: Folder) -> Drawing:
         f"{result.metric.label[0].upper()}{result.metric.label[1:]}, {word} is better. Bars are means over seeds and "
         "span the percentiles that the band takes, boxes are 95% intervals of the mean (cut at the frame), dots are "
         "seeds; dashed bars are bands of another width. Seeds share noise, so boxes may overlap while their paired "
-        f"difference is clear.{_shortened(result.table)}"
+        f"difference is clear.{left_out(section.methods)}"
     )
     name = f"{prefix}_bucket_curve_{result.metric.name}"
-    return folder.draw(figures.bucket_curve(result), name, label, caption, values=pointed(result))
-
-
-def _shortened(methods: Iterable[Method]) -> str:
-    """For a caption."""
-    whole = all(name == method.name for method, name in short_names(methods).items())
-    return "" if whole else " Names are cut to what tells these methods apart; the tables' files have them whole."
+    return folder.draw(figures.bucket_curve(result, section.short), name, label, caption, values=pointed(result))
 
 
 def pointed(result: Result) -> dict[str, str]:
@@ -129,7 +123,7 @@ def run_links(section: Section, folder: Folder) -> dict[str, list[tuple[str, str
     return links
 
 
-def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
+def paired(result: Result, section: Section, prefix: str, folder: Folder) -> Drawing | None:
     if not result.comparisons:
         return None
     found = sum(c.found for c in result.tested)
@@ -137,9 +131,9 @@ def paired(result: Result, prefix: str, folder: Folder) -> Drawing | None:
     label = f"Paired differences: {found} of {len(result.tested)} are shown after correction"
     caption = (
         f"Difference of {result.metric.label}, paired by seed, with its own 95% interval; {count} to a random control. "
-        f"Filled and thick: shown after Holm's correction; hollow: not shown.{_shortened(result.table)}"
+        f"Filled and thick: shown after Holm's correction; hollow: not shown.{left_out(section.methods)}"
     )
-    return folder.draw(figures.differences(result), f"{prefix}_differences", label, caption)
+    return folder.draw(figures.differences(result, section.short), f"{prefix}_differences", label, caption)
 
 
 def sweep_learning(section: Section, prefix: str, folder: Folder) -> Drawing | None:
@@ -156,9 +150,9 @@ def sweep_learning(section: Section, prefix: str, folder: Folder) -> Drawing | N
     caption = (
         "Held-out KL while training, mean over seeds, against optimizer steps and against the tokens that were learned "
         "from (between logged steps read off linearly). The darker a band's line, the lower its percentiles."
-        f"{_shortened(by_step)}"
+        f"{left_out(section.methods)}"
     )
-    drawn = figures.curves(panels, "held-out KL to the teacher, nats")
+    drawn = figures.curves(panels, "held-out KL to the teacher, nats", section.short)
     return folder.draw(drawn, f"{prefix}_learning_curves", "Learning curves of every method", caption, lines=True)
 
 
@@ -182,9 +176,9 @@ def sweep_deciles(section: Section, prefix: str, folder: Folder) -> Drawing | No
     caption = (
         "KL to the teacher of held-out tokens in each tenth of their sequence by teacher entropy, before training "
         "(dotted) and after, mean over seeds; on the right after training alone, on a scale of its own."
-        f"{_shortened(after)}"
+        f"{left_out(section.methods)}"
     )
-    drawn = figures.deciles(before, after)
+    drawn = figures.deciles(before, after, section.short)
     return folder.draw(
         drawn, f"{prefix}_deciles", "KL by tenth of teacher entropy, before and after", caption, lines=True
     )

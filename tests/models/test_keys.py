@@ -78,6 +78,16 @@ def test_texts_and_logits_are_those_of_the_librarys_cache(
     assert all(torch.equal(one, other) for one, other in zip(logits, own_logits, strict=True))
 
 
+def test_rows_that_leave_are_not_kept_and_doubles_stay_doubles() -> None:
+    roomy = Roomy()
+    roomy.update(states(4), states(4))
+    roomy.batch_select_indices(torch.tensor([1]))
+    assert roomy.rooms == (None, None) and torch.equal(roomy.keys, states(4)[[1]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        keys, _ = Roomy().update(states(2).double(), states(2).double())
+    assert keys.dtype == torch.float64
+
+
 def test_layers_that_see_a_window_and_models_that_remember_otherwise_keep_their_own() -> None:
     model = tiny_model("tiny")
     config = model.config

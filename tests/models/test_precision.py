@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections import Counter
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ekd.defaults import answer_precision
@@ -167,3 +169,25 @@ def test_a_frozen_matrix_that_changes_or_moves_is_rounded_anew_and_a_copy_has_it
     assert texts == plain and torch.equal(logits, expected)
     ids = torch.tensor([PROMPTS[0]])
     assert torch.equal(made(input_ids=ids).logits, other(input_ids=ids).logits), "without autocast nothing is rounded"
+
+
+def test_what_is_merged_put_in_place_unfrozen_or_pickled_is_what_it_would_be_without():
+    made, other = adapted(), adapted()
+    round_frozen(made)
+    step_of(made)
+    for both in (made, other):
+        layer = both.model.layers[0].mlp.gate_proj.base_layer
+        layer.weight = torch.nn.Parameter(2 * layer.weight.detach(), requires_grad=False)
+    assert torch.equal(step_of(made)[0], step_of(other)[0])
+    for both in (made, other):
+        both.requires_grad_(True)
+    assert step_of(made)[1].keys() == step_of(other)[1].keys() and all(p.requires_grad for p in made.parameters())
+    again = pickle.loads(pickle.dumps(made))  # noqa: S301 (made here)
+    assert torch.equal(step_of(again)[0], step_of(other)[0])
+    for both in (made.eval(), other.eval()):
+        for part in both.modules():
+            if isinstance(part, LoraLayer):
+                part.merge()  # through .data, which is not counted
+    with forward_context("bf16-mixed", CPU):
+        ids = torch.tensor([PROMPTS[0]])
+        assert torch.equal(made(input_ids=ids).logits, other(input_ids=ids).logits)

@@ -9,8 +9,8 @@ import pytest
 from ekd.method import ORIGINAL, VANILLA, Method, Part
 from ekd.report import figures
 from ekd.report.effects import compare_methods, estimate
-from ekd.report.look import short_names
 from ekd.report.section import KL, Result
+from ekd.report.short import left_out, short_names
 
 ROUNDS = Part("rounds", (("problems_per_round", 24.0), ("steps_per_round", 4.0)))
 TOPK = Part("topk", (("k_percent", 20.0), ("scope", "sequence")))
@@ -37,11 +37,34 @@ def test_values_that_every_method_with_a_part_has_are_left_out_and_others_stay()
 def test_usual_names_stay_and_no_two_become_one() -> None:
     usual = [VANILLA, ORIGINAL, VANILLA._replace(selector=TOPK, signal=Part("kl")), VANILLA._replace(selector=RANDOM)]
     assert short_names(usual) == {one: one.name for one in usual}
-    assert short_names([]) == {}
+    assert short_names([]) == {} and left_out(usual) == ""
     endless = [VANILLA, VANILLA._replace(loss=Part("a" * 99))]
     assert [len(name) for name in short_names(endless).values()] == [7, 60]
     twins = [VANILLA._replace(loss=Part("a" * 99 + end)) for end in "bc"]
     assert short_names(twins) == {one: one.name for one in twins}
+
+
+def test_a_name_is_not_cut_to_one_that_means_something_else() -> None:
+    hard = Part("cross_entropy")
+    alone = VANILLA._replace(loss=hard), VANILLA._replace(loss=hard, selector=RANDOM)
+    assert list(short_names(alone).values()) == ["teacher_free", "random_20-cross_entropy"]
+    scored = [
+        VANILLA._replace(selector=TOPK._replace(values=(("k_percent", k),)), signal=Part("kl")) for k in (5.0, 9.0)
+    ]
+    assert list(short_names(scored).values()) == [one.name for one in scored]
+    assert short_names([OWN])[OWN].startswith("vanilla-reverse_kl-rounds_problems_per_round_24")
+
+
+def test_what_is_left_out_is_said() -> None:
+    said = left_out([OWN, OWN._replace(selector=RANDOM)])
+    assert "All methods have loss reverse_kl, source rounds." in said
+
+
+def test_bands_without_a_control_have_a_figure() -> None:
+    bands = [
+        ORIGINAL._replace(selector=Part("bucket", (("lower", 10.0 * n), ("upper", 10.0 * n + 10)))) for n in range(3)
+    ]
+    assert figures.bucket_curve(drawn_result(bands), short_names(bands)).axes
 
 
 def drawn_result(methods: list[Method]) -> Result:
@@ -55,10 +78,10 @@ def drawn_result(methods: list[Method]) -> Result:
 def test_long_names_leave_room_for_the_figure(count: int) -> None:
     letters = "a_signal_of_a_researchers_own_with_a_long_name"
     methods = [VANILLA, *(VANILLA._replace(selector=TOPK, signal=Part(f"{letters}_{n}")) for n in range(count))]
-    result = drawn_result(methods)
+    result, short = drawn_result(methods), short_names(methods)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for figure in (figures.bucket_curve(result), figures.differences(result)):
+        for figure in (figures.bucket_curve(result, short), figures.differences(result, short)):
             figure.canvas.draw()
             for axes in figure.axes:
                 box = axes.get_position()
