@@ -174,7 +174,7 @@ def _converted(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    print(f"converting {gguf.name} once (about 10 s) ...", flush=True)
+    print(f"converting {gguf.name} once (a few seconds) ...", flush=True)
     hf_logging.disable_progress_bar()
     with _parsed_once():
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
