@@ -199,6 +199,7 @@ def curves(panels: Sequence[tuple[str, Lines, bool]], ylabel: str, short: Names)
             for name, (x, y) in lines.items():
                 axes.plot(x, y, label=short[name], gid=f"series:{name}", **line_style(name))
             axes.set_xlabel(label)
+            axes.xaxis.get_major_locator().set_params(integer=True)  # no step is 2.5, called 2
             axes.xaxis.set_major_formatter("{x:,.0f}")
             if log and is_wide([v for x, _ in lines.values() for v in x]):
                 set_log(axes, "x")

@@ -86,3 +86,12 @@ def test_long_names_leave_room_for_the_figure(count: int) -> None:
             for axes in figure.axes:
                 box = axes.get_position()
                 assert box.width > 0.2 and box.height * figure.get_figheight() > 0.2
+
+
+def test_a_step_is_a_whole_number() -> None:
+    steps = [0.0, 9.0, 19.0, 20.0]
+    figure = figures.curves(
+        [("step", {VANILLA: (steps, [0.5, 0.1, 0.06, 0.05])}, False)], "nats", short_names([VANILLA])
+    )
+    figure.canvas.draw()
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
