@@ -63,9 +63,7 @@ class Build:
             return shard(model, mesh["data_parallel"]), False
         if self.compile:
             return torch.compile(model.get_decoder().forward), False
-        if (
-            self.lora is not None and not self.gradient_checkpointing
-        ):  # with it, one layer at a time holds a rounded one
+        if self.lora is not None and not self.gradient_checkpointing:  # with it, one rounded layer is held at a time
             round_frozen(model)
         return model.get_decoder().__call__, can_share(model)
 
